@@ -1,0 +1,1 @@
+"""Turns SQLite values into PostgreSQL values. Pure: reads and writes nothing."""
