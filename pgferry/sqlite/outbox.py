@@ -1,0 +1,144 @@
+"""Reads the outbox of a captured SQLite file: which rows were touched, and what they are now."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+
+from pgferry.errors import Transient
+from pgferry.live.model import CapturedTable, Touched
+from pgferry.model import Key, SourceTable, SqliteValue
+from pgferry.quoting import quote
+from pgferry.sqlite.binding import bound, marks
+from pgferry.sqlite.connect import write_transaction
+from pgferry.sqlite.guard import TableRead, raw_select
+from pgferry.sqlite.triggers import BUILT_IN_COLLATIONS, OUTBOX, outbox_columns
+
+_RANGE = f"FROM {quote(OUTBOX)} WHERE id > ?1 AND id <= ?2"
+_LAST = f"SELECT max(id) FROM {quote(OUTBOX)}"
+_PENDING = f"SELECT t, count(*) {_RANGE} GROUP BY t"
+_PRUNE = (
+    f"DELETE FROM {quote(OUTBOX)} WHERE id IN"
+    f" (SELECT id FROM {quote(OUTBOX)} WHERE id <= ? AND id < ({_LAST}) ORDER BY id LIMIT ?)"
+)
+_PRUNE_PATIENCE = 0.5
+_KEYS_AT_ONCE = 500  # SQLite takes 999 bound values in its older versions.
+
+RawRow = tuple[SqliteValue, ...]
+
+
+def last_id(connection: sqlite3.Connection) -> int:
+    """Return the number of the newest entry, 0 when there was never one."""
+    return int(connection.execute(_LAST).fetchone()[0] or 0)
+
+
+def pending(connection: sqlite3.Connection, after: int, upto: int) -> dict[int, int]:
+    """Count the entries with after < id <= upto by their table's number, which may be one that is captured no more."""
+    return dict(connection.execute(_PENDING, (after, upto)).fetchall())
+
+
+def touched(connection: sqlite3.Connection, table: CapturedTable, after: int, upto: int) -> list[Touched]:
+    """Return the rows that the entries with after < id <= upto name, each address once, in no particular order."""
+    names = (["r"] if table.rowid else []) + list(outbox_columns(table))
+    # 1 and 1.0 are one value to DISTINCT, but may be two on the other side.
+    classes = [f"typeof({name})" for name in outbox_columns(table)]
+    sql = f"SELECT DISTINCT {', '.join(names + classes)} {_RANGE} AND t = ?3"
+    skip = 1 if table.rowid else 0
+    rows = connection.execute(sql, (after, upto, table.number))
+    return [Touched(row[0] if skip else None, tuple(row[skip : len(names)])) for row in rows]
+
+
+def touched_rows(
+    connection: sqlite3.Connection, read: TableRead, table: CapturedTable, after: int, upto: int
+) -> Iterator[RawRow]:
+    """Yield the rows that exist now and whose rowid or declared key has an entry with after < id <= upto.
+
+    Each row once: its address first, then the raw columns of `read`. Both ways count because a VACUUM may have moved
+    a row with a key to another rowid since; so rows may come that `touched` does not name.
+    """
+    condition = _touched_condition(read.pair.source, table)
+    cursor = connection.execute(f"{raw_select(read)} WHERE {condition}", (after, upto, table.number))
+    for row in cursor:
+        yield tuple(row)
+
+
+def rows_of_keys(connection: sqlite3.Connection, read: TableRead, keys: Sequence[Key]) -> list[RawRow]:
+    """Return the rows that have these addresses (see `SourceTable.address`), raw: the address first, then the columns.
+
+    A row that several keys address, such as 'A' and 'a' under NOCASE, comes once for each.
+    """
+    found: list[RawRow] = []
+    waiting = iter(dict.fromkeys(keys))
+    while batch := list(islice(waiting, _KEYS_AT_ONCE)):
+        if len(read.pair.source.address) == 1 and all(key[0] is not None for key in batch):
+            found += _rows_of_values(connection, read, [key[0] for key in batch])
+        else:
+            for key in batch:
+                found += _rows_of_key(connection, read, key)
+    return found
+
+
+def prune(path: Path, upto: int, batch: int = 5000) -> int:
+    """Remove the entries up to that number but the newest of all, in short write transactions; return how many.
+
+    The newest stays so that no number is ever given twice. Stops without an error when the file is busy.
+    """
+    removed = 0
+    while True:
+        try:
+            with write_transaction(path, busy_seconds=_PRUNE_PATIENCE) as connection:
+                count = connection.execute(_PRUNE, (upto, batch)).rowcount
+        except Transient:
+            return removed
+        removed += count
+        if count < batch:
+            return removed
+
+
+def _touched_condition(source: SourceTable, table: CapturedTable) -> str:
+    keys = outbox_columns(table)
+    mine = f"{_RANGE} AND t = ?3"
+    if table.rowid:
+        ways = [f"SELECT r {mine}"] + ([_rowids_by_key(source, table)] if _is_comparable(source, table) else [])
+        return f"{quote(table.rowid)} IN ({' UNION '.join(ways)})"
+    names = ", ".join(quote(name) for name in table.key)
+    whole = f"({names}) IN (SELECT {', '.join(keys)} {mine})"
+    if source.without_rowid or all(source.column(name).not_null for name in table.key):
+        return whole
+    # A key that is not the rowid may hold NULL, which IN does not find.
+    same = " AND ".join(
+        f"{quote(source.name)}.{quote(name)} IS {key}" for name, key in zip(table.key, keys, strict=True)
+    )
+    hollow = " OR ".join(f"{quote(source.name)}.{quote(name)} IS NULL" for name in table.key)
+    return f"{whole} OR (({hollow}) AND EXISTS (SELECT 1 {mine} AND {same}))"
+
+
+def _rowids_by_key(source: SourceTable, table: CapturedTable) -> str:
+    # CROSS JOIN, so that SQLite goes from the outbox into the table's index and not the other way round.
+    name = quote(source.name)
+    same = " AND ".join(
+        f"{name}.{quote(column)} = entry.{key}" for column, key in zip(table.key, outbox_columns(table), strict=True)
+    )
+    of_range = "entry.id > ?1 AND entry.id <= ?2 AND entry.t = ?3"
+    rowid = f"{name}.{quote(table.rowid or '')}"
+    return f"SELECT {rowid} FROM {quote(OUTBOX)} AS entry CROSS JOIN {name} ON {same} WHERE {of_range}"
+
+
+def _is_comparable(source: SourceTable, table: CapturedTable) -> bool:
+    """Whether there is a declared key and this program has the collations that compare it."""
+    return bool(table.key) and all(source.column(name).collation in BUILT_IN_COLLATIONS for name in table.key)
+
+
+def _rows_of_values(connection: sqlite3.Connection, read: TableRead, values: Key | list[SqliteValue]) -> list[RawRow]:
+    key = tuple(values)
+    column = quote(read.pair.source.address[0])
+    sql = f"{raw_select(read)} WHERE {column} IN ({', '.join(marks(key))})"
+    return [tuple(row) for row in connection.execute(sql, bound(key))]
+
+
+def _rows_of_key(connection: sqlite3.Connection, read: TableRead, key: Key) -> list[RawRow]:
+    terms = zip(read.pair.source.address, marks(key), strict=True)
+    conditions = " AND ".join(f"{quote(name)} IS {mark}" for name, mark in terms)
+    return [tuple(row) for row in connection.execute(f"{raw_select(read)} WHERE {conditions}", bound(key))]
