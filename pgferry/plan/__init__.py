@@ -1,0 +1,1 @@
+"""Proposes a PostgreSQL schema for a SQLite file, with the evidence for each decision."""

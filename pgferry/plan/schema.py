@@ -1,0 +1,405 @@
+"""Puts the plan of one table together: its columns, keys, indexes, checks and foreign keys, and what is not carried."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from pgferry.model import PgKind, PgType, SourceColumn, SourceForeignKey, SourceIndex, SourceTable
+from pgferry.plan.defaults import translate_default
+from pgferry.plan.infer import Proposal
+from pgferry.plan.model import (
+    CheckPlan,
+    ColumnPlan,
+    ForeignKeyPlan,
+    IndexPlan,
+    KeyPlan,
+    NotCarried,
+    TablePlan,
+)
+from pgferry.plan.names import Namespace
+from pgferry.plan.translate import KnownColumn, Translator, Typed, Untranslatable
+from pgferry.quoting import quote
+from pgferry.sqlite import ddl, facts
+from pgferry.sqlite.profile import ColumnProfile, TableProfile
+
+LONGEST_KEY = 2600
+"""Bytes of text that an index row surely takes: a B-tree's limit is 2,704 with its own overhead."""
+
+_TEXTUAL = (PgKind.TEXT, PgKind.BYTEA, PgKind.JSONB)
+
+
+@dataclass(slots=True)
+class Draft:
+    """What is known of a table while its plan is made."""
+
+    source: SourceTable
+    name: str
+    column_names: Mapping[str, str]
+    """Source column -> target column, of the columns that are carried."""
+    profile: TableProfile
+    proposals: dict[str, Proposal]
+    not_carried: list[NotCarried] = field(default_factory=list)
+
+    def type(self, column: str) -> PgType:
+        """Return the type proposed for a source column."""
+        return self.proposals[column].type
+
+    def exact(self, column: str) -> str:
+        """Return the column's name as the table spells it: keys and indexes may spell it in another case."""
+        wanted = column.lower()
+        return next((name for name in self.column_names if name.lower() == wanted), column)
+
+    def leave(self, kind: str, name: str, reason: str, sql: str = "") -> None:
+        """Note what is not carried."""
+        self.not_carried.append(NotCarried(kind, self.source.name, name, reason, sql))
+
+
+class TablePlanner:
+    """Plans one table; `relations` are the names of the target's schema, shared by all tables."""
+
+    def __init__(self, connection: sqlite3.Connection, draft: Draft, relations: Namespace) -> None:
+        self._connection = connection
+        self._draft = draft
+        self._relations = relations
+        self._constraints = Namespace()
+        self._translator = Translator(self._known(generated=True))
+
+    def plan(self) -> TablePlan:
+        """Return the table's plan, foreign keys apart; what is not carried is noted in the draft."""
+        draft = self._draft
+        key, uniques = self._key(), []
+        if key is None and draft.source.key:
+            uniques = self._key_as_unique()
+        indexes: list[IndexPlan] = []
+        for index in draft.source.indexes:
+            unique, plain = self._index(index)
+            uniques += unique
+            indexes += plain
+        uniques = [unique for unique in uniques if not self._repeats_key(unique, key)]
+        return TablePlan(
+            source=draft.source.name,
+            name=draft.name,
+            rows=draft.profile.rows,
+            columns=tuple(self._column(column) for column in draft.source.columns if column.name in draft.column_names),
+            key=key,
+            uniques=tuple(uniques),
+            checks=tuple(self._checks()),
+            indexes=tuple(indexes),
+        )
+
+    def _repeats_key(self, unique: KeyPlan, key: KeyPlan | None) -> bool:
+        # PostgreSQL makes one index of the two, without a word.
+        repeats = key is not None and unique.columns == key.columns
+        if repeats:
+            self._draft.leave("unique", unique.name, "the primary key says the same")
+        return repeats
+
+    def known(self) -> Mapping[str, KnownColumn]:
+        """Return the columns as views see them."""
+        return self._known(generated=True)
+
+    def _known(self, *, generated: bool) -> dict[str, KnownColumn]:
+        draft = self._draft
+        return {
+            column.name.lower(): KnownColumn(
+                draft.column_names[column.name], draft.type(column.name), self._is_plain(column)
+            )
+            for column in draft.source.columns
+            if column.name in draft.column_names and (generated or not column.generated)
+        }
+
+    def _is_plain(self, column: SourceColumn) -> bool:
+        # A column of several storage classes compares by class first in SQLite, and has one class in PostgreSQL.
+        # Numbers that are written as text are compared, measured and printed in another way than before.
+        profile, kind = self._draft.profile.column(column.name), self._draft.type(column.name).kind
+        written = kind in (PgKind.TEXT, PgKind.BYTEA) and bool(profile.integers + profile.reals)
+        return column.collation == "BINARY" and not _is_mixed(profile) and not written
+
+    # ------------------------------------------------------------ columns
+
+    def _column(self, column: SourceColumn) -> ColumnPlan:
+        draft = self._draft
+        proposal = draft.proposals[column.name]
+        identity = column.name == draft.source.rowid_column
+        generated = self._generated(column, proposal.type)
+        default = self._default(column, proposal.type, identity=identity)
+        return ColumnPlan(
+            source=column,
+            name=draft.column_names[column.name],
+            type=proposal.type,
+            evidence=proposal.evidence,
+            notes=proposal.notes,
+            not_null=identity or self._not_null(column),
+            identity=identity,
+            default=default,
+            generated=generated,
+            number_as_bytes=proposal.number_as_bytes,
+        )
+
+    def _not_null(self, column: SourceColumn) -> bool:
+        if not column.not_null:
+            return False
+        nulls = self._draft.profile.column(column.name).nulls
+        if nulls:
+            self._draft.leave("not null", column.name, f"{nulls:,} rows hold NULL all the same")
+        return not nulls
+
+    def _default(self, column: SourceColumn, type: PgType, *, identity: bool) -> str | None:
+        if column.default is None:
+            return None
+        if identity and column.default.upper().strip("() ") != "NULL":
+            self._draft.leave("default", column.name, "SQLite never uses it: the key is a row number", column.default)
+            return None
+        try:
+            return translate_default(column.default, type)
+        except Untranslatable as error:
+            self._draft.leave("default", column.name, str(error), column.default)
+            return None
+
+    def _generated(self, column: SourceColumn, type: PgType) -> str | None:
+        if not column.generated:
+            return None
+        try:
+            # A generated column may not use another one in PostgreSQL.
+            value = Translator(self._known(generated=False)).value(column.generated_expression or "")
+            return _assignable(value, type)
+        except Untranslatable as error:
+            reason = f"a plain column with the values instead: {error}"
+            self._draft.leave("generated", column.name, reason, column.generated_expression or "")
+            return None
+
+    # ------------------------------------------------------------ keys and indexes
+
+    def _key(self) -> KeyPlan | None:
+        draft = self._draft
+        columns = draft.source.key
+        if not columns:
+            return None
+        reason = self._why_no_key(columns)
+        if reason:
+            draft.leave("primary key", ", ".join(columns), reason)
+            return None
+        name = self._relations.take(f"{draft.name}_pkey")
+        return KeyPlan(name, tuple(draft.column_names[column] for column in columns))
+
+    def _why_no_key(self, columns: Sequence[str]) -> str:
+        draft = self._draft
+        if any(column not in draft.column_names for column in columns):
+            return "one of its columns is left out"
+        nulls = [column for column in columns if draft.profile.column(column).nulls]
+        if nulls:
+            count = max(draft.profile.column(column).nulls for column in nulls)
+            return f"{count:,} rows hold NULL in {', '.join(nulls)}, which SQLite allows; made a unique key instead"
+        return self._why_not_unique(columns)
+
+    def _key_as_unique(self) -> list[KeyPlan]:
+        draft = self._draft
+        columns = draft.source.key
+        if any(column not in draft.column_names for column in columns) or self._why_not_unique(columns):
+            return []
+        return [self._unique(columns)]
+
+    def _unique(self, columns: Sequence[str]) -> KeyPlan:
+        names = tuple(self._draft.column_names[column] for column in columns)
+        return KeyPlan(self._relations.take("_".join((self._draft.name, *names, "key"))), names)
+
+    def _why_not_unique(self, columns: Sequence[str]) -> str:
+        if self._too_long(columns):
+            return f"its values take up to {self._length(columns):,} bytes in a row, more than an index row can hold"
+        mixed = [column for column in columns if _is_mixed(self._draft.profile.column(column))]
+        if not mixed:
+            return ""
+        as_type = "BLOB" if any(self._draft.type(column).kind is PgKind.BYTEA for column in mixed) else "TEXT"
+        if facts.has_duplicates(self._connection, self._draft.source.name, columns, as_type):
+            return f"values that SQLite keeps apart by their class (1 and '1') are equal in {', '.join(mixed)}"
+        return ""
+
+    def _too_long(self, columns: Sequence[str]) -> bool:
+        bound = sum(self._draft.profile.column(c).max_octets for c in columns if c in self._draft.column_names)
+        return bound > LONGEST_KEY and self._length(columns) > LONGEST_KEY
+
+    def _length(self, columns: Sequence[str]) -> int:
+        long = [c for c in columns if c in self._draft.column_names and self._draft.type(c).kind in _TEXTUAL]
+        return facts.longest(self._connection, self._draft.source.name, long) if long else 0
+
+    def _index(self, index: SourceIndex) -> tuple[list[KeyPlan], list[IndexPlan]]:
+        """Return what becomes of an index: a unique constraint, an index, or nothing that is not noted."""
+        if index.origin == "pk" and all(term.collation == "BINARY" for term in index.terms):
+            return [], []
+        try:
+            return self._carried_index(index)
+        except Untranslatable as error:
+            kind = "unique" if index.unique else "index"
+            self._draft.leave(kind, index.name, str(error), index.sql or "")
+            return [], []
+
+    def _carried_index(self, index: SourceIndex) -> tuple[list[KeyPlan], list[IndexPlan]]:
+        columns = [self._draft.exact(term.column) for term in index.terms if term.column is not None]
+        missing = [column for column in columns if column not in self._draft.column_names]
+        if missing:
+            raise Untranslatable(f"it uses {', '.join(missing)}, which the target does not have")
+        if self._too_long(columns):
+            length = self._length(columns)
+            raise Untranslatable(f"its values take up to {length:,} bytes in a row, more than an index row can hold")
+        reason = self._why_not_unique(columns) if index.unique and len(columns) == len(index.terms) else ""
+        if reason:
+            raise Untranslatable(reason)
+        plain = len(columns) == len(index.terms) and all(term.collation == "BINARY" for term in index.terms)
+        if index.origin == "u" and plain:
+            return [self._unique(columns)], []
+        return [], [self._made_index(index)]
+
+    def _made_index(self, index: SourceIndex) -> IndexPlan:
+        text = ddl.parse_index(index.sql) if index.sql else ddl.IndexText(())
+        terms = tuple(
+            self._term(index, place, text.terms[place] if place < len(text.terms) else "")
+            for place in range(len(index.terms))
+        )
+        where = self._translator.condition(text.where) if text.where else None
+        if index.partial and where is None:
+            raise Untranslatable("its predicate could not be read")
+        columns = [self._draft.column_names[self._draft.exact(t.column)] for t in index.terms if t.column]
+        automatic = index.name.startswith("sqlite_autoindex_")
+        wanted = "_".join((self._draft.name, *columns, "key")) if automatic else index.name
+        return IndexPlan(self._relations.take(wanted), index.name, terms, index.unique, where)
+
+    def _term(self, index: SourceIndex, place: int, written: str) -> str:
+        term = index.terms[place]
+        if term.column is None:
+            if term.collation != "BINARY":
+                raise Untranslatable(f"an expression under the collation {term.collation}")
+            sql = f"({self._translator.value(written).sql})"
+        else:
+            sql = self._collated(self._draft.exact(term.column), term.collation)
+        return f"{sql} DESC" if term.descending else sql
+
+    def _collated(self, column: str, collation: str) -> str:
+        name = quote(self._draft.column_names[column])
+        if collation == "BINARY" or self._draft.type(column).kind is not PgKind.TEXT:
+            return name
+        if collation == "NOCASE":
+            # NOCASE folds ASCII letters only; plain lower() folds more, and could make unequal values equal.
+            ascii_only = not self._draft.profile.column(column).not_ascii
+            return f"lower({name})" if ascii_only else f'lower({name} COLLATE "C")'
+        if collation == "RTRIM":
+            return f"rtrim({name})"
+        raise Untranslatable(f"the collation {collation} is the application's own")
+
+    # ------------------------------------------------------------ checks
+
+    def _checks(self) -> Iterator[CheckPlan]:
+        for check in self._draft.source.checks:
+            try:
+                sql = self._check(check)
+            except Untranslatable as error:
+                self._draft.leave("check", "", str(error), check)
+                continue
+            yield CheckPlan(self._constraints.take(f"{self._draft.name}_check"), sql, check)
+
+    def _check(self, check: str) -> str:
+        sql = self._translator.condition(check)
+        broken = facts.violations(self._connection, self._draft.source.name, check)
+        if broken:
+            raise Untranslatable(f"{broken:,} rows break it")
+        return sql
+
+
+def _is_mixed(profile: ColumnProfile) -> bool:
+    return sum(bool(count) for count in (profile.integers + profile.reals, profile.texts, profile.blobs)) > 1
+
+
+def _assignable(value: Typed, type: PgType) -> str:
+    """Return the expression as a value of the column's type; raises when that could change it."""
+    integers = (PgKind.INTEGER, PgKind.BIGINT)
+    if value.kind == "boolean" and type.kind in integers:
+        return f"CAST({value.sql} AS integer)"
+    fits = {
+        "integer": (*integers, PgKind.DOUBLE, PgKind.NUMERIC),
+        "float": (PgKind.DOUBLE,),
+        "text": (PgKind.TEXT,),
+        "boolean": (PgKind.BOOLEAN,),
+    }
+    if type.kind not in fits.get(value.kind, ()):
+        raise Untranslatable(f"it yields {value.kind}, and its values are {type.kind.value}")
+    return value.sql
+
+
+# ---------------------------------------------------------------- foreign keys
+
+
+def plan_foreign_keys(
+    connection: sqlite3.Connection, draft: Draft, drafts: Mapping[str, Draft], tables: Mapping[str, TablePlan]
+) -> tuple[ForeignKeyPlan, ...]:
+    """Plan a table's foreign keys; `drafts` and `tables` by lower-case source name. Notes those that cannot be made."""
+    names = Namespace(frozenset())
+    found = []
+    for key in draft.source.foreign_keys:
+        try:
+            found.append(_foreign_key(connection, draft, key, drafts, tables, names))
+        except Untranslatable as error:
+            sql = f"FOREIGN KEY ({', '.join(key.columns)}) REFERENCES {key.parent} ({', '.join(key.parent_columns)})"
+            draft.leave("foreign key", ", ".join(key.columns), str(error), sql)
+    return tuple(found)
+
+
+def _foreign_key(
+    connection: sqlite3.Connection,
+    draft: Draft,
+    key: SourceForeignKey,
+    drafts: Mapping[str, Draft],
+    tables: Mapping[str, TablePlan],
+    names: Namespace,
+) -> ForeignKeyPlan:
+    parent = drafts.get(key.parent.lower())
+    if parent is None:
+        raise Untranslatable(f"its parent {key.parent!r} is no table of the target")
+    columns = [draft.exact(column) for column in key.columns]
+    targets = [parent.exact(column) for column in key.parent_columns or parent.source.key]
+    _check_columns(draft, columns, parent, targets)
+    plan = tables[key.parent.lower()]
+    parent_names = tuple(parent.column_names[column] for column in targets)
+    if not _is_unique(plan, parent_names):
+        raise Untranslatable(f"{', '.join(targets)} of {parent.source.name!r} has no unique key in the target")
+    own = tuple(draft.column_names[column] for column in columns)
+    return ForeignKeyPlan(
+        name=names.take("_".join((draft.name, *own, "fkey"))),
+        columns=own,
+        parent=plan.name,
+        parent_columns=parent_names,
+        on_update=key.on_update,
+        on_delete=key.on_delete,
+        deferrable=key.deferrable,
+        initially_deferred=key.initially_deferred,
+        orphans=facts.orphans(connection, draft.source.name, columns, parent.source.name, targets),
+    )
+
+
+def _check_columns(draft: Draft, columns: Sequence[str], parent: Draft, targets: Sequence[str]) -> None:
+    if not targets or len(targets) != len(columns):
+        raise Untranslatable(f"{parent.source.name!r} has no primary key of {len(columns)} columns")
+    for owner, names in ((draft, columns), (parent, targets)):
+        for name in names:
+            if name not in owner.column_names:
+                raise Untranslatable(f"{owner.source.name!r} has no column {name!r}")
+    for column, target in zip(columns, targets, strict=True):
+        if not comparable(draft.type(column), parent.type(target)):
+            kinds = f"{draft.type(column).kind.value} and {parent.type(target).kind.value}"
+            raise Untranslatable(f"{column} and {parent.source.name}.{target} are {kinds}, which do not compare")
+
+
+def comparable(first: PgType, second: PgType) -> bool:
+    """Say whether a foreign key may join two types."""
+    integers = (PgKind.SMALLINT, PgKind.INTEGER, PgKind.BIGINT)
+    return first.kind is second.kind or (first.kind in integers and second.kind in integers)
+
+
+def _is_unique(table: TablePlan, columns: tuple[str, ...]) -> bool:
+    keys = [set(key.columns) for key in (table.key, *table.uniques) if key is not None]
+    plain = [
+        set(index.terms)
+        for index in table.indexes
+        if index.unique and index.where is None and not any(term.endswith(" DESC") for term in index.terms)
+    ]
+    return set(columns) in keys or {quote(column) for column in columns} in plain
