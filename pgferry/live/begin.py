@@ -1,0 +1,111 @@
+"""The beginning of dual-write: capture before the snapshot, the position after the load, and the way out of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+from pgferry.errors import Permanent, UsageError
+from pgferry.live import phases
+from pgferry.live.forward import sync_once
+from pgferry.live.model import Capture, Live, Phase, Synced
+from pgferry.model import Snapshot
+from pgferry.postgres import fence as target_fence
+from pgferry.postgres.connection import Connection
+from pgferry.postgres.journal import begin_position, record_capture, reserve_token
+from pgferry.postgres.ledger import Run
+from pgferry.sqlite import capture as captures
+from pgferry.sqlite import fence as source_fence
+from pgferry.sqlite.connect import open_read_only
+from pgferry.sqlite.outbox import last_id, prune
+
+DUAL_WRITE_FENCE = (
+    "SQLite is in front, and this database is kept level with it; writes here would be overwritten. "
+    "python -m flows status"
+)
+"""What whoever writes to PostgreSQL is told while SQLite is in front."""
+
+
+NEAR = 500
+"""Rows that a cycle may carry and still count as level."""
+
+
+@dataclass(frozen=True, slots=True)
+class Undone:
+    """What leaving dual-write removed."""
+
+    removed: tuple[str, ...]
+    """Names of the objects that were removed from the SQLite file."""
+
+
+async def begin_capture(connection: Connection, run: Run) -> Capture:
+    """Install the capture in the run's source and record it; from here on every write is in the outbox.
+
+    Idempotent. To be called before the run's snapshot is taken: raises UsageError for a run that has one without
+    capture, since nobody knows what was written in between.
+    """
+    record = await phases.current(connection, run.id)
+    if record.phase is Phase.NONE and run.snapshot is not None:
+        raise UsageError(
+            f"{run.source} was moved by run {run.id} without capture: what was written since is not known.",
+            "Begin anew: `python -m flows dual-write --restart`.",
+        )
+    if record.phase is Phase.NONE:
+        await phases.enter(connection, run.id, Phase.LOADING, "dual-write begins", {})
+    token = await reserve_token(connection, run.id)
+    capture = captures.install(Path(run.source), token)
+    await record_capture(connection, run.id, capture)
+    return capture
+
+
+async def begin_sync(connection: Connection, live: Live, snapshot: Snapshot) -> None:
+    """Set the first position, that of the snapshot, and enter dual-write; idempotent.
+
+    The target is fenced from now on: only the sync writes to it.
+    """
+    with closing(open_read_only(Path(snapshot.path), immutable=True)) as source:
+        first = last_id(source)
+    await begin_position(connection, live.run_id, first, snapshot.taken_at)
+    if (await phases.current(connection, live.run_id)).phase is Phase.LOADING:
+        await target_fence.fence(connection, live, DUAL_WRITE_FENCE)
+        await phases.enter(connection, live.run_id, Phase.DUAL_WRITE, "loaded", {})
+
+
+async def level(
+    connection: Connection,
+    live: Live,
+    told: Callable[[Synced], None] = lambda synced: None,
+    *,
+    near: int = NEAR,
+    rounds: int = 1000,
+) -> Synced:
+    """Sync again and again until one cycle carries at most `near` rows; returns that last cycle.
+
+    Where the application writes all along no cycle finds nothing: what a short one carries is how far behind it is.
+
+    Raises Permanent when the application writes faster than it is followed, after `rounds` cycles.
+    """
+    for _ in range(rounds):
+        synced = await sync_once(connection, live)
+        told(synced)
+        if sum(synced.tables.values()) <= near:
+            prune(Path(live.source), synced.position)
+            return synced
+    raise Permanent(
+        f"After {rounds} cycles of the sync {live.source} is still ahead.",
+        "It is written to faster than PostgreSQL takes it: look at the server's load, then run again.",
+    )
+
+
+async def undo(connection: Connection, run: Run, live: Live | None) -> Undone:
+    """Leave dual-write: capture and fence are removed, SQLite is as it was; the target keeps its rows. Idempotent."""
+    phases.require(await phases.current(connection, run.id), "dual-write --undo")
+    path = Path(run.source)
+    source_fence.unfence(path)
+    removed = captures.remove(path)
+    if live is not None:
+        await target_fence.unfence(connection, live)
+    await phases.enter(connection, run.id, Phase.NONE, "undone", {})
+    return Undone(removed)
