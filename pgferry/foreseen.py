@@ -1,0 +1,71 @@
+"""What can be told of a pairing before a row moves: names that change, and values that will not fit."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from pgferry.model import ColumnPair, PgKind, TablePair
+from pgferry.quoting import quote
+
+SHOWN_LABELS = 5
+"""Unknown labels of a column that a note shows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Renamed:
+    """A table (`column` None) or a column whose name in the target differs from the source's."""
+
+    table: str
+    column: str | None
+    source: str
+    target: str
+
+
+def renames(pairs: Iterable[TablePair]) -> tuple[Renamed, ...]:
+    """Return every name that is not the same on both sides."""
+    return tuple(_renames(pairs))
+
+
+def _renames(pairs: Iterable[TablePair]) -> Iterator[Renamed]:
+    for pair in pairs:
+        table = pair.source.name
+        if pair.target.name != table:
+            yield Renamed(table, None, table, pair.target.name)
+        for column in pair.columns:
+            if column.target.name != column.source.name:
+                yield Renamed(table, column.source.name, column.source.name, column.target.name)
+
+
+def unknown_labels(source: sqlite3.Connection, pairs: Iterable[TablePair]) -> tuple[str, ...]:
+    """Return a note for each enum column that holds text which is no label of the enum; its rows will be quarantined.
+
+    One scan of the table for each enum column; reads only.
+    """
+    return tuple(
+        note
+        for pair in pairs
+        for column in pair.columns
+        if column.target.type.kind is PgKind.ENUM and (note := _unknown(source, pair, column)) is not None
+    )
+
+
+def _unknown(source: sqlite3.Connection, pair: TablePair, column: ColumnPair) -> str | None:
+    labels: Sequence[str] = column.target.type.labels
+    name, table = quote(column.source.name), quote(pair.source.name)
+    marks = ", ".join("?" * len(labels))
+    found = source.execute(
+        f"SELECT {name}, count(*) FROM {table} "
+        f"WHERE {name} COLLATE BINARY NOT IN ({marks}) AND typeof({name}) = 'text' "
+        f"GROUP BY {name} COLLATE BINARY ORDER BY 2 DESC, 1",
+        labels,
+    ).fetchall()
+    if not found:
+        return None
+    shown = ", ".join(f"{value!r} in {count:,} rows" for value, count in found[:SHOWN_LABELS])
+    more = f" and {len(found) - SHOWN_LABELS} more" if len(found) > SHOWN_LABELS else ""
+    return (
+        f"{pair.source.name}.{column.source.name} has labels that the target's type {column.target.type.name} does not "
+        f"know: {shown}{more}; these rows will be quarantined"
+    )
