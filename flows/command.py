@@ -1,0 +1,171 @@
+"""What the commands of the command line share: options, settings, the choice of a Prefect server, errors in words."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from sqlalchemy.engine import URL
+
+from flows.display import say
+from pgferry.errors import FerryError, UsageError
+from pgferry.postgres.connection import connection
+from pgferry.postgres.embedded import DATABASE
+from pgferry.private import make_folder
+from pgferry.settings import Settings, load_settings, safe_url
+from pgferry.sqlite.connect import open_read_only
+
+Source = Annotated[Path | None, typer.Option(help="The SQLite file; by default that of the settings or of .env.")]
+Target = Annotated[
+    str | None,
+    typer.Option(help="The PostgreSQL URL; by default PGFERRY_TARGET, else the embedded server. A password is seen in "
+                 "the process list: better in PGFERRY_TARGET."),
+]  # fmt: skip
+Config = Annotated[
+    Path | None, typer.Option(help="Rules for tables and columns; by default pgferry.toml if it exists.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print only JSON on stdout.")]
+NoUi = Annotated[bool, typer.Option("--no-ui", help="Run without a Prefect server: task records are not kept.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks and Prefect's log.")]
+
+
+def checked_settings(source: Path | None, target: str | None, config: Path | None) -> Settings:
+    """Put the options where every part of the move finds them, and check them before anything starts."""
+    if target is not None:
+        os.environ["PGFERRY_TARGET"] = target
+    settings = load_settings(source=source, config=config)
+    settings.rules()
+    settings.target_url()
+    open_read_only(settings.source_path()).close()
+    return settings
+
+
+def check_migrations(settings: Settings) -> None:
+    """Raise UsageError when there is no Alembic environment to make the schema with."""
+    # Alembic's import takes a third of a second, which commands that only look need not wait for.
+    from pgferry.postgres.environment import read_config
+
+    read_config(settings.alembic_config)
+
+
+def check_target(settings: Settings) -> None:
+    """Connect to the named target and leave: what is wrong there is told before a Prefect server is started."""
+    url = settings.target_url()
+    if url is not None:
+        asyncio.run(_connect_once(url, settings.connect_timeout))
+
+
+async def _connect_once(url: URL, timeout: float) -> None:
+    async with connection(url, timeout=timeout):
+        pass
+
+
+def choose_prefect(settings: Settings, *, no_ui: bool) -> str | None:
+    """Choose the Prefect server of this process, before anything imports Prefect; returns the UI's address."""
+    if no_ui:
+        say("Running without a Prefect server: task records are not kept.")
+        os.environ.pop("PREFECT_API_URL", None)
+        os.environ.pop("PREFECT_PROFILE", None)
+        home = settings.home.absolute() / "prefect-without-server"
+        # Prefect makes the last folder only, and without it its server fails again and again for minutes.
+        make_folder(home)
+        os.environ |= {
+            "PREFECT_HOME": str(home),
+            "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "true",
+            "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
+            "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+            "DO_NOT_TRACK": "1",
+        }
+        return None
+    from flows.prefect_server import connect_environment, ensure_server
+
+    server = ensure_server(settings.home, say)
+    connect_environment(server)
+    return server.ui_url
+
+
+def confirm_database(settings: Settings, what: str, option: str, confirm: str) -> str:
+    """Let a person name the target's database before something is taken away; raises UsageError for any other name.
+
+    `what` says what is taken away; `option` is what to give besides `--confirm`.
+    """
+    url = settings.target_url()
+    database = DATABASE if url is None else str(url.database)
+    where = "the embedded server" if url is None else safe_url(url)
+    if not confirm and sys.stdin.isatty():
+        confirm = typer.prompt(f"{what} on {where}. Type the database's name to go on", err=True)
+    if confirm != database:
+        raise UsageError(
+            f"{what} in database {database!r} on {where}.", f"Confirm it by name: {option} --confirm {database}".strip()
+        )
+    return confirm
+
+
+@contextmanager
+def quiet_prefect(debug: bool) -> Iterator[None]:
+    """Keep Prefect's log off the screen: its lines go to the server, and errors are told in words at the end."""
+    if debug:
+        yield
+        return
+    import logging
+
+    # For the processes of a cluster, which this one starts; read by Prefect when it is imported there.
+    os.environ["PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"] = "CRITICAL"
+    from prefect import flow  # noqa: F401  the console handler is there only once this is imported
+
+    root = [handler for handler in logging.getLogger().handlers if type(handler).__name__ == "PrefectConsoleHandler"]
+    levels = [handler.level for handler in root]
+    for handler in root:
+        handler.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        for handler, level in zip(root, levels, strict=True):
+            handler.setLevel(level)
+
+
+@contextmanager
+def errors_in_words(debug: bool) -> Iterator[None]:
+    """Tell an error in one line on stderr, and end with its exit code; `debug` shows where it happened, too."""
+    try:
+        yield
+    except FerryError as error:
+        if debug:
+            traceback.print_exc()
+        say(f"Error: {error}")
+        raise typer.Exit(error.exit_code) from error
+    except KeyboardInterrupt:
+        say("Interrupted. Nothing is lost: the same command goes on from here.")
+        raise typer.Exit(1) from None
+    except (typer.Exit, typer.Abort):
+        raise
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        say(f"Error: {_prefect_is_away(error) or _unforeseen(error)}")
+        raise typer.Exit(1) from error
+
+
+def _prefect_is_away(error: Exception) -> str | None:
+    """Return what to say when Prefect's client has given its server up; None for any other error."""
+    # By its name: importing httpx takes time that commands which end well need not spend.
+    if type(error).__module__.partition(".")[0] not in ("httpx", "httpcore"):
+        return None
+    server = re.sub(r"//[^/@]*@", "//", os.environ.get("PREFECT_API_URL", "its address"))
+    return (
+        f"The Prefect server at {server} does not answer any more ({str(error) or type(error).__name__}). "
+        "What is done is recorded in the target. Start that server, or give --no-ui, and run the same command again: "
+        "it goes on from here."
+    )
+
+
+def _unforeseen(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}. This was not foreseen; --debug shows where it happened."
