@@ -1,0 +1,437 @@
+"""Files that nobody has and everybody may have: each moves whole, or keeps aside by name what cannot move."""
+
+from __future__ import annotations
+
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import pytest
+from sqlalchemy.engine import URL
+
+from pgferry.plan.model import SchemaPlan
+from pgferry.quoting import quote
+from tests.acceptance.corpus_compare import TableOutcome, compare
+from tests.acceptance.library_move import plan_and_move
+
+Server = asyncpg.Connection
+Rows = Iterable[Sequence[Any]]
+Move = Callable[..., Awaitable[tuple[dict[str, TableOutcome], SchemaPlan]]]
+
+
+def made(path: Path, script: str, rows: dict[str, Rows] | None = None, encoding: str = "UTF-8") -> Path:
+    """Make a file by a script and the rows of its tables."""
+    with closing(sqlite3.connect(path)) as file:
+        file.execute(f"PRAGMA encoding = '{encoding}'")
+        file.executescript(script)
+        for table, values in (rows or {}).items():
+            for row in values:
+                file.execute(f"INSERT INTO {table} VALUES ({', '.join('?' * len(row))})", row)
+        file.commit()
+    return path
+
+
+@pytest.fixture
+def move(tmp_path: Path, database_url: URL) -> Move:
+    """Plan and move a file that is made here; every row is accounted for and no cell is changed, or the test fails."""
+
+    async def run(
+        script: str, rows: dict[str, Rows] | None = None, encoding: str = "UTF-8", chunk_rows: int = 5000
+    ) -> tuple[dict[str, TableOutcome], SchemaPlan]:
+        source = made(tmp_path / "made.db", script, rows, encoding)
+        moved = await plan_and_move(source, database_url, tmp_path / "home", chunk_rows=chunk_rows)
+        found = await compare(source, database_url)
+        assert [text for table in found.values() for text in table.wrong] == []
+        assert all(table.closed for table in found.values())
+        assert moved.report.verified
+        told = {table.table: (table.source_rows, table.loaded, table.quarantined) for table in moved.report.tables}
+        assert told == {table.table: (table.rows, table.loaded, table.quarantined) for table in found.values()}
+        return found, moved.plan
+
+    return run
+
+
+def kept(found: dict[str, TableOutcome]) -> dict[str, tuple[str, ...]]:
+    """Return the reasons of what is in quarantine, by table."""
+    return {name: table.reasons for name, table in found.items() if table.reasons}
+
+
+def types(plan: SchemaPlan, table: str) -> dict[str, str]:
+    """Return the planned types of a table's columns."""
+    return {column.source.name: column.type.kind.value for column in plan.table(table).columns}
+
+
+# ---------------------------------------------------------------- values
+
+
+async def test_numbers_at_their_edges(move: Move) -> None:
+    inf = float("inf")
+    reals = [inf, -inf, -0.0, 0.0, 5e-324, 2.2250738585072014e-308, 1.7976931348623157e308, 0.1, 1635161608.59, 1e15]
+    integers = [2**53 + 1, -(2**53) - 1, 2**62, -(2**62), 2**63 - 1, -(2**63), 0, 1]
+    found, plan = await move(
+        """CREATE TABLE r (id INTEGER PRIMARY KEY, x REAL, n NUMERIC, any_); CREATE TABLE i (id INTEGER PRIMARY KEY,
+           i INTEGER, n NUMERIC, r REAL, any_);""",
+        {
+            "r": [(n, x, x, x) for n, x in enumerate(reals)],
+            "i": [(n, x, x, x, x) for n, x in enumerate(integers)],
+        },
+        chunk_rows=3,
+    )
+    assert kept(found) == {}
+    assert types(plan, "i") == {
+        "id": "bigint", "i": "bigint", "n": "numeric", "r": "double precision", "any_": "bigint"
+    }  # fmt: skip
+
+
+async def test_integers_and_reals_that_no_double_holds_together(move: Move) -> None:
+    found, plan = await move(
+        "CREATE TABLE t (id INTEGER PRIMARY KEY, x NUMERIC, y)",
+        {"t": [(1, 2**53 + 1, 2**53 + 1), (2, 0.1, float("inf")), (3, -(2**62), 1e300)]},
+    )
+    assert kept(found) == {}
+    assert types(plan, "t") == {"id": "bigint", "x": "numeric", "y": "text"}
+
+
+async def test_nul_characters(move: Move) -> None:
+    found, plan = await move(
+        "CREATE TABLE t (id INTEGER PRIMARY KEY, few TEXT, many TEXT, j TEXT)",
+        {"t": [(n, "a\x00b" if n == 7 else f"text {n}", "\x00" * (n % 5), '["\\u0000"]') for n in range(200)]},
+        chunk_rows=50,
+    )
+    assert types(plan, "t") == {"id": "bigint", "few": "text", "many": "bytea", "j": "json"}
+    (reason,) = kept(found)["t"]
+    assert reason.startswith("few: a NUL character at position 2 of 'a\\x00b'; on_nul")
+
+
+async def test_text_that_is_no_utf8(move: Move) -> None:
+    script = "CREATE TABLE t (id INTEGER PRIMARY KEY, few TEXT, many TEXT);"
+    script += "".join(f"INSERT INTO t VALUES ({n}, '{n}', CAST(x'C3{n:02x}' AS TEXT));" for n in range(150))
+    script += "UPDATE t SET few = CAST(x'FF' AS TEXT) WHERE id = 9;"
+    found, plan = await move(script, chunk_rows=40)
+    assert types(plan, "t")["many"] == "bytea"
+    assert kept(found) == {"t": ("few: text of 1 bytes that is not valid UTF-8: ff",)}
+
+
+@pytest.mark.parametrize("encoding", ["UTF-16le", "UTF-16be"])
+async def test_utf16_files(move: Move, encoding: str) -> None:
+    texts = ["", "plain", "naïve", "日本語", "😀", "a" * 70_000, "\ufffe", "2024-01-02"]
+    found, plan = await move(
+        """CREATE TABLE "tëxt" (k TEXT PRIMARY KEY, v TEXT, d TEXT, b BLOB) WITHOUT ROWID;
+           CREATE TABLE nul (id INTEGER PRIMARY KEY, t TEXT);""",
+        {
+            '"tëxt"': [(f"ключ {n}", text, "2024-01-02 03:04:05", text.encode()) for n, text in enumerate(texts * 4)],
+            "nul": [(n, "x\x00y" if n == 150 else "ok") for n in range(300)],
+        },
+        encoding,
+        chunk_rows=5,
+    )
+    assert types(plan, "tëxt") == {"k": "text", "v": "text", "d": "timestamp without time zone", "b": "bytea"}
+    assert [*kept(found)] == ["nul"]
+
+
+@pytest.mark.parametrize("encoding", ["UTF-16le", "UTF-16be"])
+async def test_utf16_with_half_a_surrogate_pair(move: Move, encoding: str) -> None:
+    half = "d83d" if encoding.endswith("be") else "3dd8"
+    script = "CREATE TABLE t (id INTEGER PRIMARY KEY, v TEXT);"
+    script += "".join(f"INSERT INTO t VALUES ({n}, 'ok {n}');" for n in range(150))
+    script += f"INSERT INTO t VALUES (500, CAST(x'{half}' AS TEXT)), (501, CAST(x'41' AS TEXT));"
+    found, _ = await move(script, encoding=encoding)
+    assert found["t"].rows == 152
+
+
+async def test_every_class_in_every_column(move: Move) -> None:
+    values: list[Any] = [None, 0, 1, -1, 1.5, 1e300, "", "a", "1", "1.50", "true", b"", b"\x00", b"\xff\xfe", "é"]
+    declared = ("INTEGER", "REAL", "TEXT", "BLOB", "NUMERIC", "", "BOOLEAN", "DATETIME", "UUID", "JSON", "VARCHAR(3)")
+    columns = ", ".join(f"c{n} {kind}" for n, kind in enumerate(declared))
+    rows = [[values[(row + place) % len(values)] for place in range(len(declared))] for row in range(60)]
+    found, _ = await move(f"CREATE TABLE t ({columns})", {"t": rows}, chunk_rows=7)
+    assert found["t"].rows == 60
+
+
+async def test_numbers_texts_and_blobs_in_one_column(move: Move, tmp_path: Path) -> None:
+    values = [1, "1", b"1", -2.5, 1e300, 2**63 - 1, "", b"", None, "é", float("inf")]
+    found, plan = await move(
+        "CREATE TABLE t (id INTEGER PRIMARY KEY, v, u UNIQUE)",
+        {"t": [(n, value, value if value not in (b"1", "1") else None) for n, value in enumerate(values)]},
+        chunk_rows=4,
+    )
+    assert kept(found) == {}
+    assert types(plan, "t") == {"id": "bigint", "v": "bytea", "u": "bytea"}
+    assert any("bytes of their digits" in text for text in plan.table("t").column("v").notes)
+    (rules,) = tmp_path.glob("home/plan/pgferry.toml")
+    assert rules.read_text().count("\nnumber_as_bytes = true") == 2
+
+
+async def test_a_row_wider_than_a_batch(move: Move) -> None:
+    found, _ = await move(
+        "CREATE TABLE t (id INTEGER PRIMARY KEY, a TEXT, b BLOB)",
+        {"t": [(n, "x" * (n % 3) * 100_000, b"y" * (n % 5) * 100_000) for n in range(40)]},
+    )
+    assert kept(found) == {}
+
+
+# ---------------------------------------------------------------- tables
+
+
+async def test_generated_columns_of_a_strict_table(move: Move) -> None:
+    found, plan = await move(
+        """CREATE TABLE g (
+               a INTEGER NOT NULL, b INT, name TEXT, r REAL, raw BLOB, x ANY,
+               total INTEGER GENERATED ALWAYS AS (a * b) STORED,
+               shout TEXT AS (upper(name)) VIRTUAL,
+               odd INTEGER AS (a % 2)
+           ) STRICT;
+           INSERT INTO g (a, b, name, r, raw, x)
+           VALUES (2000000000, 3, 'é x', 1.5, x'00', 1),
+                  (-3, NULL, NULL, -0.0, NULL, 'text'), (1, 1, '', 1, x'', x'ff');
+        """
+    )
+    assert kept(found) == {}
+    assert {c.name for c in plan.table("g").columns if c.generated} == {"total", "shout"}
+    assert [item.name for item in plan.not_carried if item.kind == "generated"] == ["odd"]
+
+
+async def test_virtual_columns_are_reckoned_by_one_sqlite(move: Move) -> None:
+    # The digits that SQLite writes of a double differ from version to version.
+    found, plan = await move(
+        """CREATE TABLE v (id INTEGER PRIMARY KEY DEFAULT 5, x REAL, s TEXT AS (upper(x)), t TEXT AS (x || '') STORED);
+           INSERT INTO v (x) VALUES (1.3633840256501988e+166), (5e-324), (0.1), (1e16), (NULL);"""
+    )
+    assert kept(found) == {}
+    assert [(item.kind, item.name) for item in plan.not_carried] == [
+        ("default", "id"), ("generated", "s"), ("generated", "t")
+    ]  # fmt: skip
+
+
+async def test_expressions_on_numbers_that_become_text(move: Move) -> None:
+    _, plan = await move(
+        """CREATE TABLE t (g GUID, u TEXT AS (upper(g)), CHECK (length(g) < 99));
+           CREATE INDEX by_length ON t (length(g));
+           INSERT INTO t VALUES (1e999), (5e-324), (0.1), (1e16);"""
+    )
+    assert types(plan, "t")["g"] == "text"
+    assert {item.kind for item in plan.not_carried} == {"generated", "check", "index"}
+
+
+async def test_a_unique_constraint_that_repeats_the_key(move: Move) -> None:
+    _, plan = await move("CREATE TABLE t (id INTEGER PRIMARY KEY UNIQUE, v); INSERT INTO t VALUES (1, 2)")
+    assert [(item.kind, item.reason) for item in plan.not_carried] == [("unique", "the primary key says the same")]
+
+
+async def test_without_rowid_and_keys_of_text(move: Move) -> None:
+    keys = ["", "a", "A", "ä", "日本", "a b", "a\tb", "z" * 500, "😀", "a%", "'", '"', "10", "9"]
+    found, plan = await move(
+        """CREATE TABLE k (k TEXT PRIMARY KEY, v INTEGER) WITHOUT ROWID;
+           CREATE TABLE two (a TEXT, b INTEGER, v, PRIMARY KEY (b DESC, a)) WITHOUT ROWID;
+           CREATE TABLE blobs (k BLOB PRIMARY KEY, v) WITHOUT ROWID;
+           CREATE TABLE mixed (k PRIMARY KEY, v) WITHOUT ROWID;
+           CREATE TABLE folded (k TEXT COLLATE NOCASE PRIMARY KEY, v) WITHOUT ROWID;""",
+        {
+            "k": [(key, n) for n, key in enumerate(keys)],
+            "two": [(key, n % 3, n) for n, key in enumerate(keys)],
+            "blobs": [(key.encode(), n) for n, key in enumerate(keys)],
+            "mixed": [(key, n) for n, key in enumerate([*keys, *map(str.encode, keys), 1, 2.5, -7])],
+            "folded": [(key, n) for n, key in enumerate(keys) if key != "A"],
+        },
+        chunk_rows=3,
+    )
+    assert kept(found) == {}
+    assert all(plan.table(name).key for name in ("k", "two", "blobs"))
+
+
+async def test_keys_of_undecodable_text(move: Move) -> None:
+    script = "CREATE TABLE k (k TEXT PRIMARY KEY, v INTEGER) WITHOUT ROWID;"
+    script += "CREATE TABLE f (k TEXT PRIMARY KEY, v TEXT) WITHOUT ROWID;"
+    script += "".join(f"INSERT INTO k VALUES (CAST(x'{n:02x}ff{n:02x}' AS TEXT), {n});" for n in range(1, 60))
+    script += "".join(f"INSERT INTO f VALUES ('{n:04}', '{n}');" for n in range(300))
+    script += "INSERT INTO f VALUES (CAST(x'30303031ff' AS TEXT), 'x'), (CAST(x'fffe' AS TEXT), 'y')"
+    found, _ = await move(script, chunk_rows=1)
+    assert found["k"].rows == 59
+    assert len(kept(found)["f"]) == 2
+
+
+async def test_keys_with_a_nul(move: Move) -> None:
+    found, _ = await move(
+        "CREATE TABLE k (k TEXT PRIMARY KEY, v INTEGER) WITHOUT ROWID",
+        {"k": [("a", 0), ("a\x00", 1), ("a\x00b", 2), ("\x00", 3), *((f"b{n}", n) for n in range(400))]},
+        chunk_rows=1,
+    )
+    assert len(kept(found)["k"]) == 3
+
+
+async def test_columns_that_hide_the_rowid(move: Move) -> None:
+    found, _ = await move(
+        """CREATE TABLE one (rowid TEXT, v);
+           CREATE TABLE two (rowid, "_ROWID_" INTEGER, v TEXT);
+           CREATE TABLE three (rowid, _rowid_, oid, v TEXT);
+           CREATE TABLE alias (rowid TEXT, _rowid_ TEXT, oid INTEGER PRIMARY KEY, v);
+           CREATE TABLE desc_key (id INTEGER PRIMARY KEY DESC, v);""",
+        {
+            "one": [(f"t{n % 3}", n) for n in range(20)],
+            "two": [(n % 2, n % 3, "a\x00" if n == 150 else "b") for n in range(300)],
+            "three": [(n % 2, n % 3, n % 4, "a\x00" if n == 150 else "b") for n in range(300)],
+            "alias": [("x", "y", n * 7, n) for n in range(20)],
+            "desc_key": [(n * n, n) for n in range(20)],
+        },
+        chunk_rows=6,
+    )
+    assert {name: len(reasons) for name, reasons in kept(found).items()} == {"two": 1, "three": 1}
+
+
+async def test_rowids_with_wide_gaps(move: Move) -> None:
+    rowids = [-(2**63), -5, 0, 1, 2, 7, 10**12, 2**63 - 1]
+    found, _ = await move(
+        "CREATE TABLE t (id INTEGER PRIMARY KEY, v TEXT)", {"t": [(n, str(n)) for n in rowids]}, chunk_rows=2
+    )
+    assert kept(found) == {}
+
+
+async def test_tables_of_200_columns(move: Move) -> None:
+    columns = ", ".join(f"c{n} {('INTEGER', 'TEXT', 'REAL', 'BLOB', '')[n % 5]}" for n in range(200))
+    row = [(n, f"t{n}", n / 7, b"x", None)[n % 5] for n in range(200)]
+    dirty = ["x" if n == 190 else value for n, value in enumerate(row)]
+    found, _ = await move(f"CREATE TABLE t ({columns})", {"t": [row] * 300 + [dirty]}, chunk_rows=100)
+    assert kept(found) == {}
+
+
+async def test_a_thousand_tables(move: Move) -> None:
+    script = "".join(
+        f"CREATE TABLE t{n} (id INTEGER PRIMARY KEY, v TEXT); INSERT INTO t{n} VALUES ({n}, 'x');" for n in range(1000)
+    )
+    found, _ = await move(f"BEGIN; {script} COMMIT")
+    assert len(found) == 1000
+
+
+async def test_empty_tables_and_an_empty_database(move: Move) -> None:
+    found, plan = await move(
+        """CREATE TABLE a (id INTEGER PRIMARY KEY AUTOINCREMENT, t TEXT, d DATETIME, b BOOLEAN);
+           CREATE TABLE b (k TEXT PRIMARY KEY) WITHOUT ROWID;
+           CREATE TABLE c (a, b REFERENCES b);
+           INSERT INTO a VALUES (77, '', '', 0); DELETE FROM a;"""
+    )
+    assert {table.rows for table in found.values()} == {0}
+    assert types(plan, "a")["d"] == "timestamp without time zone"
+
+
+@pytest.mark.parametrize("content", [b"", None], ids=["no bytes", "no tables"])
+async def test_a_file_without_a_table(tmp_path: Path, database_url: URL, content: bytes | None) -> None:
+    source = tmp_path / "empty.db"
+    if content is None:
+        made(source, "CREATE TABLE t (a); DROP TABLE t")
+    else:
+        source.write_bytes(content)
+    moved = await plan_and_move(source, database_url, tmp_path / "home")
+    assert moved.report.tables == ()
+    assert moved.report.complete
+
+
+NAMES = [
+    "select", "Order", 'quo"te', "apo'strophe", "new\nline", "back\\slash", "😀", "日本語", "a b", "a.b", "a-b", "%s",
+    "x" * 100, "x" * 99 + "y", "é" * 50, "", "pgferry", "alembic_version_", "Ünïcode", ":name", "$1", "{x}",
+]  # fmt: skip
+
+
+async def test_names_of_all_kinds(move: Move, connection: Server) -> None:
+    columns = ", ".join(f"{quote(name)} TEXT" for name in [*NAMES, "xmin", "ctid", "oid", "tableoid", "cmax"])
+    values = ", ".join(["'v'"] * (len(NAMES) + 5))
+    script = "".join(
+        f"CREATE TABLE {quote(name)} ({columns}, {quote(name + '!')} INTEGER PRIMARY KEY);"
+        f"INSERT INTO {quote(name)} VALUES ({values}, {n}), ({values}, {n + 100});"
+        for n, name in enumerate(NAMES)
+    )
+    found, _ = await move(script, chunk_rows=1)
+    assert len(found) == len(NAMES)
+    assert kept(found) == {}
+    renamed = await connection.fetch("SELECT source_name, target_name FROM pgferry.rename")
+    assert {"xmin", "x" * 100} <= {row["source_name"] for row in renamed}
+    assert all(len(row["target_name"].encode()) <= 63 for row in renamed)
+
+
+# ---------------------------------------------------------------- keys, constraints, views
+
+
+async def test_orphans_and_collisions(move: Move, connection: Server) -> None:
+    found, plan = await move(
+        """CREATE TABLE parent (id INTEGER PRIMARY KEY, code TEXT UNIQUE);
+           CREATE TABLE child (id INTEGER PRIMARY KEY, p INTEGER REFERENCES parent, c TEXT REFERENCES parent (code));
+           CREATE TABLE folded (name TEXT UNIQUE COLLATE NOCASE, mail TEXT, plain TEXT UNIQUE);
+           CREATE UNIQUE INDEX by_mail ON folded (mail COLLATE NOCASE);
+           CREATE TABLE nulls (a TEXT PRIMARY KEY, b INTEGER NOT NULL);
+           CREATE TABLE one_and_one (v UNIQUE);""",
+        {
+            "parent": [(n, f"c{n}") for n in range(5)],
+            "child": [(n, n, f"c{n % 7}") for n in range(20)],
+            "folded": [("a", "X@y", "a"), ("b", "é@y", "A"), ("É", "É@y", "É"), ("é", None, "é")],
+            "nulls": [(None, 1), (None, 2), ("x", 3)],
+            "one_and_one": [(1,), ("1",), (b"1",), (1.5,), ("1.5",)],
+        },
+        chunk_rows=3,
+    )
+    assert kept(found) == {}
+    assert {key.orphans for key in plan.table("child").foreign_keys} == {15, 5}
+    valid = "SELECT convalidated FROM pg_constraint WHERE contype = 'f' AND connamespace = 'public'::regnamespace"
+    assert [row["convalidated"] for row in await connection.fetch(valid)] == [False, False]
+    reasons = {(item.kind, item.table): item.reason for item in plan.not_carried}
+    assert "NULL in a" in reasons["primary key", "nulls"]
+    assert "apart by their class" in reasons["unique", "one_and_one"]
+
+
+async def test_views_whole_broken_and_untranslatable(move: Move, connection: Server) -> None:
+    _, plan = await move(
+        """CREATE TABLE t (id INTEGER PRIMARY KEY, "two words" TEXT, n INTEGER);
+           INSERT INTO t VALUES (1, 'a', 5), (2, 'b', NULL);
+           CREATE VIEW good AS SELECT id, "two words" AS w FROM t WHERE n > 1;
+           CREATE VIEW over AS SELECT count(*) AS c FROM good;
+           CREATE VIEW broken AS SELECT nowhere FROM t;
+           CREATE VIEW lost AS SELECT * FROM missing;
+           CREATE VIEW odd AS SELECT julianday(n) AS j FROM t;
+           CREATE TRIGGER tr AFTER INSERT ON t BEGIN SELECT 1; END;
+           CREATE VIRTUAL TABLE words USING fts5(body);
+           INSERT INTO words VALUES ('some text');
+           CREATE VIRTUAL TABLE places USING rtree(id, x0, x1);"""
+    )
+    assert await connection.fetchval("SELECT c FROM over") == 1
+    left = {item.name: item.reason for item in plan.not_carried}
+    assert {"broken", "lost", "odd", "tr", "words", "words_data", "places", "places_node"} <= set(left)
+    assert all(left.values())
+
+
+# ---------------------------------------------------------------- size
+
+BLOB = 200 * 1024 * 1024
+
+MOVE_ALONE = """
+import asyncio, resource, sys
+from pathlib import Path
+from pgferry.settings import parse_target
+from tests.acceptance.library_move import plan_and_move
+moved = asyncio.run(plan_and_move(Path(sys.argv[1]), parse_target(sys.stdin.read()), Path(sys.argv[2])))
+assert moved.report.complete
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+"""
+
+
+async def test_a_blob_of_200_megabytes(tmp_path: Path, database_url: URL, connection: Server) -> None:
+    script = f"CREATE TABLE t (id INTEGER PRIMARY KEY, b BLOB); INSERT INTO t VALUES (1, zeroblob({BLOB})), (2, x'01')"
+    source = made(tmp_path / "large.db", script)
+    # In a process of its own: the peak of this one may be another test's.
+    done = subprocess.run(
+        [sys.executable, "-c", MOVE_ALONE, source, tmp_path / "home"],
+        input=database_url.render_as_string(hide_password=False),
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=Path(__file__).parents[2],
+    )
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) < 2048, "the peak of memory in MiB; one value takes its size a few times over"
+    rows = await connection.fetch("SELECT id, length(b) AS n, md5(b) AS sum FROM t ORDER BY id")
+    with closing(sqlite3.connect(source)) as file:
+        file.create_function("md5", 1, lambda raw: __import__("hashlib").md5(raw).hexdigest())
+        expected = file.execute("SELECT id, length(b), md5(b) FROM t ORDER BY id").fetchall()
+    assert [tuple(row) for row in rows] == expected

@@ -1,0 +1,86 @@
+"""The staging area: files that are whole, checked, and found again."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from pgferry.errors import Permanent
+from pgferry.model import Chunk, ExportedChunk
+from pgferry.staging import AlteredFile, Staging, folder_name
+
+SCHEMA = pa.schema([("a", pa.int64()), ("b", pa.string())])
+CHUNK = Chunk('Ta"b/le ü', 3, 2, low=(1, "x\x00"), high=(b"\xff", 2.5))
+
+
+def _write(staging: Staging) -> ExportedChunk:
+    with staging.parquet_writer(staging.chunk_path(CHUNK), SCHEMA, ["b"]) as sink:
+        sink.write(pa.record_batch([pa.array([1, None]), pa.array(["x", "y"])], schema=SCHEMA))
+    written = sink.written
+    return ExportedChunk(CHUNK, written.path, sink.rows, written.bytes, written.sha256)
+
+
+def test_what_was_written_is_read_back_and_found_by_its_note(tmp_path: Path) -> None:
+    staging = Staging(str(tmp_path))
+    exported = _write(staging)
+    staging.note(exported, "mark")
+
+    assert [batch.to_pylist() for batch in staging.read_batches(exported.path)] == [
+        [{"a": 1, "b": "x"}, {"a": None, "b": "y"}]
+    ]
+    assert staging.find(CHUNK, "mark") == exported
+    assert staging.find(CHUNK, "other") is None
+    assert staging.find(replace(CHUNK, high=(9, 9)), "mark") is None
+    assert Path(exported.path).stat().st_mode & 0o077 == 0
+    assert Path(exported.path).stat().st_size == exported.bytes
+
+
+@pytest.mark.parametrize("damage", ["truncated", "altered", "gone"])
+def test_a_file_that_is_not_what_was_written_is_refused(tmp_path: Path, damage: str) -> None:
+    staging = Staging(str(tmp_path))
+    exported = _write(staging)
+    staging.note(exported, "mark")
+    path = Path(exported.path)
+    data = path.read_bytes()
+    if damage == "gone":
+        path.unlink()
+    else:
+        path.write_bytes(data[:-1] if damage == "truncated" else data[:40] + bytes([data[40] ^ 1]) + data[41:])
+
+    with pytest.raises(AlteredFile, match=exported.path.rsplit("/", 1)[-1]):
+        staging.verify(exported)
+    assert staging.find(CHUNK, "mark") is None
+
+
+def test_a_block_that_raises_leaves_no_file(tmp_path: Path) -> None:
+    staging = Staging(str(tmp_path))
+    path = staging.chunk_path(CHUNK)
+    with pytest.raises(RuntimeError), staging.parquet_writer(path, SCHEMA, []):
+        raise RuntimeError
+    assert [item for item in tmp_path.rglob("*") if item.is_file()] == []
+
+
+def test_a_place_that_cannot_be_written_is_named_with_the_way_out(tmp_path: Path) -> None:
+    blocked = tmp_path / "file"
+    blocked.write_text("in the way")
+    with pytest.raises(Permanent, match=r"staging file .* cannot be written.*PGFERRY_STAGING"):
+        _write(Staging(str(blocked)))
+
+
+def test_the_same_area_works_behind_an_fsspec_url() -> None:
+    staging = Staging("memory://staged/run-1")
+    exported = _write(staging)
+    staging.note(exported, "mark")
+    assert staging.find(CHUNK, "mark") == exported
+    staging.discard(exported)
+    assert staging.find(CHUNK, "mark") is None
+
+
+def test_folder_names_are_safe_and_tell_tables_apart() -> None:
+    names = ["a/b", "a_b", "A_b", "ü" * 100, "", ".."]
+    folders = [folder_name(name) for name in names]
+    assert len(set(folders)) == len(names)
+    assert all("/" not in folder and len(folder.encode()) < 100 for folder in folders)
