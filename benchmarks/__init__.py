@@ -1,0 +1,1 @@
+"""Benchmarks: whole jobs beside those of others. Never a timed test."""
