@@ -23,14 +23,14 @@ from typing import TypeVar
 
 from sqlalchemy.engine import URL
 
-from pgferry.building import build, foreign_key_work, index_work, key_work, waiting
+from pgferry.building import build, foreign_key_work, index_work, key_work, put_aside, waiting
 from pgferry.copying import export_unit, judge_group, load_unit, read_back_unit, units_to_read
 from pgferry.finishing import analyze_group, conclude, settle
 from pgferry.memory import keep_flat
 from pgferry.model import TableVerdict
 from pgferry.move import Group, Move, Unit, prepare
 from pgferry.postgres.connection import Connection, connection
-from pgferry.postgres.deferred import Deferred, defer
+from pgferry.postgres.deferred import Deferred
 from pgferry.postgres.ledger import install, record_snapshot
 from pgferry.postgres.runs import open_run
 from pgferry.postgres.schema import upgrade
@@ -68,7 +68,7 @@ class BareMove:
             asyncio.run(upgrade(self.url, self.settings.alembic_config))
         with self.watch.step("plan"):
             move = self._call(lambda db: prepare(db, run.id, snapshot, self.settings, rules, ""))
-            deferred = waiting(self._call(lambda db: defer(db, run.id, move.targets)))
+            deferred = waiting(self._call(lambda db: put_aside(db, move)))
         with self.watch.step("export and load"):
             _results([self._copy(move, unit) for group in move.groups for unit in group.units])
         with self.watch.step("indexes and verification"):

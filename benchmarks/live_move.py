@@ -12,7 +12,7 @@ from pathlib import Path
 
 from sqlalchemy.engine import URL
 
-from pgferry.building import build
+from pgferry.building import build, put_aside
 from pgferry.copying import export_unit, judge_group, load_unit, read_back_unit, units_to_read
 from pgferry.finishing import analyze_group, conclude, settle
 from pgferry.live.begin import begin_capture, begin_sync, level
@@ -23,7 +23,7 @@ from pgferry.model import TableVerdict
 from pgferry.move import Move, prepare
 from pgferry.postgres import embedded
 from pgferry.postgres.connection import Connection, connection
-from pgferry.postgres.deferred import defer, pending
+from pgferry.postgres.deferred import pending
 from pgferry.postgres.definitions import Stage
 from pgferry.postgres.embedded import EmbeddedServer
 from pgferry.postgres.journal import live_run, read_forms
@@ -88,7 +88,7 @@ class LiveMove:
         snapshot = take(self.source, self.home / "backups")
         await record_snapshot(server, run.id, snapshot)
         move = await prepare(server, run.id, snapshot, self.settings, RULES, "")
-        await defer(server, run.id, move.targets)
+        await put_aside(server, move)
         for group in move.groups:
             for unit in group.units:
                 await load_unit(server, move, unit, export_unit(move, unit))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from pgferry.move import Group, Move
 from pgferry.postgres.connection import Connection
-from pgferry.postgres.deferred import Deferred, rebuild_one
+from pgferry.postgres.deferred import Deferred, defer, rebuild_one
 from pgferry.postgres.definitions import Kind, Stage
 
 
@@ -19,6 +19,19 @@ class Work:
     steps: tuple[Deferred, ...]
     key: bool = False
     """Whether the primary key's index is among them: reading back needs it."""
+
+
+IN_PLACE_ROWS = 1_000
+"""Rows up to which a table keeps its indexes while it is loaded: to drop and build them takes longer than to keep them.
+
+Of a thousand tables of a hundred rows each, that was most of the time of their move.
+"""
+
+
+async def put_aside(connection: Connection, move: Move) -> tuple[Deferred, ...]:
+    """Put all foreign keys aside, and the other constraints and indexes of all but small tables; see `defer`."""
+    small = {pair.target.oid for pair in move.pairs if move.source_rows[pair.source.name] <= IN_PLACE_ROWS}
+    return await defer(connection, move.run_id, move.targets, in_place=small)
 
 
 async def build(connection: Connection, steps: Sequence[Deferred], memory: str) -> None:

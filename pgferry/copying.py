@@ -7,6 +7,8 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
+import aiosqlite
+
 from pgferry.errors import Permanent
 from pgferry.export import export_chunk
 from pgferry.model import Chunk, ExportedChunk, LoadedChunk, TableVerdict
@@ -17,9 +19,10 @@ from pgferry.postgres.connection import Connection
 from pgferry.postgres.ledger import AlreadyLoaded, loaded_chunks, mark_verified
 from pgferry.postgres.load import load_chunk
 from pgferry.progress import reporter
+from pgferry.quoting import quote
 from pgferry.sampling import check_sample
-from pgferry.sqlite.chunks import count_rows as count_source_rows
-from pgferry.sqlite.connect import reading
+from pgferry.sqlite.arrow_reader import ArrowReader
+from pgferry.sqlite.connect import control
 from pgferry.staging import AlteredFile, Staging
 from pgferry.verify import ChunkVerdict, excluded_verdict, explain_table, table_verdict, verify_chunks
 
@@ -28,12 +31,14 @@ def export_unit(move: Move, unit: Unit) -> tuple[ExportedChunk, ...]:
     """Write the unit's chunks to staging, those that the ledger has as loaded excepted; reads the snapshot only."""
     staging = Staging(move.staging)
     exported = []
-    for chunk in unit.chunks:
-        advance = partial(reporter().exported, chunk.table)
-        if (chunk.table, chunk.number) in move.done:
-            advance(chunk.rows)
-        else:
-            exported.append(export_chunk(move.snapshot, move.reads[chunk.table], chunk, staging, advance))
+    with ArrowReader(Path(move.snapshot.path)) as reader:
+        for chunk in unit.chunks:
+            advance = partial(reporter().exported, chunk.table)
+            if (chunk.table, chunk.number) in move.done:
+                advance(chunk.rows)
+            else:
+                read = move.reads[chunk.table]
+                exported.append(export_chunk(move.snapshot, read, chunk, staging, advance, reader))
     return tuple(exported)
 
 
@@ -107,11 +112,10 @@ async def read_back_unit(connection: Connection, move: Move, unit: Unit, memory:
     verdicts: list[ChunkVerdict] = []
     for table, chunks in tables.items():
         found = await verify_chunks(connection, move.reads[table].pair, chunks, memory)
-        for verdict in found:
-            if verdict.equal:
-                await mark_verified(connection, move.run_id, table, verdict.loaded.chunk.number, 0)
         reporter().verified(table, sum(chunk.rows for chunk in chunks))
         verdicts += found
+    equal = [verdict.loaded.chunk for verdict in verdicts if verdict.equal]
+    await mark_verified(connection, move.run_id, [(chunk.table, chunk.number) for chunk in equal], 0)
     return tuple(verdicts)
 
 
@@ -135,19 +139,30 @@ async def judge_group(
     by_table: dict[str, list[ChunkVerdict]] = {table: [] for table in group.tables}
     for verdict in chunks:
         by_table[verdict.loaded.chunk.table].append(verdict)
-    return tuple([await _judge(connection, move, table, by_table[table], sample_rows) for table in group.tables])
+    target_rows = await count_target_rows(connection, [move.reads[table].pair.target for table in group.tables])
+    verdicts = []
+    async with control(Path(move.snapshot.path)) as source:
+        for (table, found), rows in zip(by_table.items(), target_rows, strict=True):
+            verdicts.append(await _judge(connection, move, source, table, found, rows, sample_rows))
+    return tuple(verdicts)
 
 
 async def _judge(
-    connection: Connection, move: Move, table: str, chunks: Sequence[ChunkVerdict], sample_rows: int
+    connection: Connection,
+    move: Move,
+    source: aiosqlite.Connection,
+    table: str,
+    chunks: Sequence[ChunkVerdict],
+    target_rows: int,
+    sample_rows: int,
 ) -> TableVerdict:
     pair = move.reads[table].pair
     loaded = [chunk.loaded for chunk in chunks]
-    target_rows = await count_target_rows(connection, pair.target)
-    verdict = table_verdict(pair, _source_count(move, table), target_rows, loaded)
+    ((source_rows,),) = await source.execute_fetchall(f"SELECT count(*) FROM {quote(pair.source.name)}")
+    verdict = table_verdict(pair, source_rows, target_rows, loaded)
     if target_rows != verdict.loaded or not all(chunk.equal for chunk in chunks):
         return await _explain(connection, move, verdict, loaded)
-    sample = await check_sample(connection, Path(move.snapshot.path), pair, sample_rows, move.snapshot.sha256 + table)
+    sample = await check_sample(connection, source, pair, sample_rows, move.snapshot.sha256 + table)
     return verdict.with_sample(sample.rows, sample.differences)
 
 
@@ -160,16 +175,9 @@ async def _explain(
         return export_chunk(move.snapshot, read, chunk.chunk, staging)
 
     explained = await explain_table(connection, read.pair, verdict, staging, export, loaded)
-    for chunk in loaded:
-        await mark_verified(
-            connection, move.run_id, verdict.table, chunk.chunk.number, min(explained.difference_count, 2**31 - 1)
-        )
+    places = [(verdict.table, chunk.chunk.number) for chunk in loaded]
+    await mark_verified(connection, move.run_id, places, min(explained.difference_count, 2**31 - 1))
     return explained
-
-
-def _source_count(move: Move, table: str) -> int:
-    with reading(Path(move.snapshot.path)) as source:
-        return count_source_rows(source, move.reads[table].pair.source)
 
 
 def excluded_verdicts(move: Move) -> tuple[TableVerdict, ...]:

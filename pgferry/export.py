@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -29,6 +29,7 @@ from pgferry.model import (
     SqliteValue,
     UndecodableText,
 )
+from pgferry.sqlite.arrow_reader import ArrowReader
 from pgferry.sqlite.connect import explain, open_read_only
 from pgferry.sqlite.guard import (
     TableRead,
@@ -103,11 +104,13 @@ def export_chunk(
     chunk: Chunk,
     staging: Staging,
     advance: Callable[[int], None] = lambda rows: None,
+    reader: ArrowReader | None = None,
 ) -> ExportedChunk:
     """Write one chunk to staging and return what it holds; every row of it is in one of the two files.
 
     Reads the snapshot only. Idempotent: a chunk that an earlier try exported whole is found by its note and kept.
-    `advance` is told of rows as they are read. Raises Permanent when the rows found are not those of the chunk's plan.
+    `advance` is told of rows as they are read; `reader` is the snapshot's, for whoever exports many chunks. Raises
+    Permanent when the rows found are not those of the chunk's plan.
     """
     fingerprint = _fingerprint(snapshot, read, chunk)
     found = staging.find(chunk, fingerprint)
@@ -116,7 +119,7 @@ def export_chunk(
         return found
     path = Path(snapshot.path)
     try:
-        exported = _export(path, read, chunk, staging, advance)
+        exported = _export(path, read, chunk, staging, advance, reader)
     except sqlite3.Error as error:
         raise explain(error, path) from error
     staging.note(exported, fingerprint)
@@ -124,9 +127,14 @@ def export_chunk(
 
 
 def _export(
-    path: Path, read: TableRead, chunk: Chunk, staging: Staging, advance: Callable[[int], None]
+    path: Path,
+    read: TableRead,
+    chunk: Chunk,
+    staging: Staging,
+    advance: Callable[[int], None],
+    reader: ArrowReader | None,
 ) -> ExportedChunk:
-    rows = ChunkRows(path, read, chunk, advance=advance)
+    rows = ChunkRows(path, read, chunk, advance=advance, reader=reader)
     kinds = [(column.pair.target.name, column.pair.target.type.kind) for column in read.columns]
     with staging.parquet_writer(staging.chunk_path(chunk), rows.schema, repeating_columns(kinds)) as sink:
         for batch in rows:
@@ -161,12 +169,14 @@ class ChunkRows:
         *,
         order: str = "",
         advance: Callable[[int], None] = lambda rows: None,
+        reader: ArrowReader | None = None,
     ) -> None:
         self.schema = semantic_schema(read)
         self.rows = 0
         self.rejected: list[QuarantinedRow] = []
         self._path, self._read, self._chunk, self._order = path, read, chunk, order
         self._advance = advance
+        self._reader = reader
         self._by_guard = 0
 
     @property
@@ -189,7 +199,11 @@ class ChunkRows:
         _check_count(self._read, self._chunk, self.rows, len(self.rejected))
 
     def _by_arrow(self, part: _Part, misfits: _Misfits) -> Iterator[pa.RecordBatch]:
-        for batch in _clean_batches(self._path, self._read, part.chunk, self._order, part.strict):
+        with nullcontext(self._reader) if self._reader else ArrowReader(self._path) as reader:
+            yield from self._read_by(reader, part, misfits)
+
+    def _read_by(self, reader: ArrowReader, part: _Part, misfits: _Misfits) -> Iterator[pa.RecordBatch]:
+        for batch in _clean_batches(reader, self._read, part.chunk, self._order, part.strict):
             good = _convert_batch(self._read, batch, self.schema, part.seen, misfits)
             part.seen += batch.num_rows
             if self._read.rowid is not None and batch.num_rows:
@@ -269,20 +283,18 @@ def raw_bytes(value: SqliteValue | UndecodableText) -> bytes:
     return (value if isinstance(value, str) else repr(value)).encode("utf-8", "surrogatepass")
 
 
-def _clean_batches(path: Path, read: TableRead, chunk: Chunk, order: str, strict: bool) -> Iterator[pa.RecordBatch]:
+def _clean_batches(
+    reader: ArrowReader, read: TableRead, chunk: Chunk, order: str, strict: bool
+) -> Iterator[pa.RecordBatch]:
     """Yield the rows that the guard lets through; raises _Stopped where a light guard was not enough."""
     sql, values = clean_query(read, chunk, order, strict=strict)
-    uri = path.absolute().as_uri() + "?mode=ro&immutable=1"
-    from adbc_driver_sqlite.dbapi import connect  # It brings pandas along, half a second for whoever exports nothing.
-
-    with connect(uri) as connection, connection.cursor() as cursor:
-        cursor.adbc_statement.set_options(**{"adbc.sqlite.query.batch_rows": str(read.batch_rows)})
+    with reader.cursor(read.batch_rows) as cursor:
         cursor.execute(sql, values or None)
-        reader = cursor.fetch_record_batch()
-        _check_schema(read, reader.schema, strict)
+        batches = cursor.fetch_record_batch()
+        _check_schema(read, batches.schema, strict)
         skip = 1
         try:
-            for batch in reader:
+            for batch in batches:
                 yield batch.slice(skip)
                 skip = 0
         except OSError as error:

@@ -33,8 +33,7 @@ async def settle(connection: Connection, move: Move) -> dict[str, int]:
 
 async def analyze_group(connection: Connection, move: Move, group: Group) -> None:
     """Let the planner know the tables of a group; safe to repeat. To be called when their indexes are there."""
-    for table in group.tables:
-        await analyze(connection, move.reads[table].pair.target)
+    await analyze(connection, [move.reads[table].pair.target for table in group.tables])
 
 
 async def conclude(

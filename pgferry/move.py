@@ -14,7 +14,7 @@ from pgferry.live.model import Capture
 from pgferry.live.pairs import add_hidden_columns, live_tables, target_schemas
 from pgferry.model import Chunk, LoadedChunk, Snapshot, TablePair, TargetTable
 from pgferry.pairing import Pairing, pair_tables
-from pgferry.postgres.catalog import read_tables, table_has_rows
+from pgferry.postgres.catalog import have_rows, read_tables
 from pgferry.postgres.connection import Connection
 from pgferry.postgres.ledger import (
     PlannedTable,
@@ -229,11 +229,9 @@ async def _refuse_foreign_rows(
     connection: Connection, pairing: Pairing, loaded: Mapping[tuple[str, int], LoadedChunk]
 ) -> None:
     ours = {table for table, _ in loaded}
-    foreign = [
-        f"{pair.target.schema}.{pair.target.name}"
-        for pair in pairing.pairs
-        if pair.source.name not in ours and await table_has_rows(connection, pair.target)
-    ]
+    others = [pair.target for pair in pairing.pairs if pair.source.name not in ours]
+    filled = zip(others, await have_rows(connection, others), strict=True)
+    foreign = [f"{target.schema}.{target.name}" for target, has_rows in filled if has_rows]
     if foreign:
         raise Permanent(
             f"The target already has rows that this run did not load, in {', '.join(sorted(foreign))}.",

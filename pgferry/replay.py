@@ -371,8 +371,7 @@ async def conclude_replay(connection: Connection, work: Replay) -> Report:
 
     Raises LossError when the quarantine and the ledger's counts do not agree.
     """
-    for read in work.reads.values():
-        await analyze(connection, read.pair.target)
+    await analyze(connection, [read.pair.target for read in work.reads.values()])
     async with connection.transaction():
         run = await lock_finished_run(connection, work.run_id)
         report = await _refresh_report(connection, run, work.accepted)

@@ -8,19 +8,22 @@ from __future__ import annotations
 import json
 import random
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import aiosqlite
-from asyncpg.prepared_stmt import PreparedStatement
+import asyncpg
 
 from pgferry.convert.rules import Rejected, convert
 from pgferry.model import CellDifference, ColumnPair, PgKind, SqliteValue, TablePair
 from pgferry.postgres.connection import Connection
-from pgferry.postgres.watched import watching
 from pgferry.quoting import qualified, quote
-from pgferry.sqlite.connect import decode_text
+
+LOOKED_UP_AT_ONCE = 500
+"""Rows that one statement looks up, at the most."""
+
+Expected = Sequence[object]
+"""A row's values, in the order of the pair's columns, as the rules convert them."""
 
 _BY_SERVER = (PgKind.INTERVAL, PgKind.JSONB, PgKind.JSON, PgKind.UUID)
 """Kinds that are compared by PostgreSQL itself, with the expected value given as text."""
@@ -34,7 +37,9 @@ class SampleResult:
     differences: tuple[CellDifference, ...]
 
 
-async def check_sample(connection: Connection, snapshot: Path, pair: TablePair, rows: int, seed: str) -> SampleResult:
+async def check_sample(
+    connection: Connection, snapshot: aiosqlite.Connection, pair: TablePair, rows: int, seed: str
+) -> SampleResult:
     """Compare up to `rows` random rows of a table with the target's, found by its primary key; reads only.
 
     The same seed picks the same rows. Rows that the rules reject are in quarantine and are passed over. A table
@@ -44,19 +49,21 @@ async def check_sample(connection: Connection, snapshot: Path, pair: TablePair, 
     keys = [column for column in pair.columns if column.target.name in pair.target.key]
     if not keys or len(keys) < len(pair.target.key) or rows == 0:
         return SampleResult(0, ())
-    statement = await connection.prepare(_lookup(pair, keys))
-    compared = 0
+    sampled = await _random_rows(snapshot, pair, rows, random.Random(seed))
+    expected = [values for values in _expected(pair, sampled) if not _misses(pair, values)]
     differences: list[CellDifference] = []
-    for values in await _random_rows(snapshot, pair, rows, random.Random(seed)):
-        expected = [
+    for first in range(0, len(expected), LOOKED_UP_AT_ONCE):
+        differences += await _look_up(connection, pair, keys, expected[first : first + LOOKED_UP_AT_ONCE])
+    return SampleResult(len(expected), tuple(differences))
+
+
+def _expected(pair: TablePair, rows: Iterable[tuple[SqliteValue, ...]]) -> Iterator[Expected]:
+    for values in rows:
+        converted = [
             convert(value, column.target.type, column.rule) for column, value in zip(pair.columns, values, strict=True)
         ]
-        if any(isinstance(value, Rejected) for value in expected) or _misses(pair, expected):
-            continue
-        compared += 1
-        with watching(connection):
-            differences.extend(await _compare(statement, pair, keys, expected))
-    return SampleResult(compared, tuple(differences))
+        if not any(isinstance(value, Rejected) for value in converted):
+            yield converted
 
 
 def _misses(pair: TablePair, expected: Sequence[object]) -> bool:
@@ -64,60 +71,83 @@ def _misses(pair: TablePair, expected: Sequence[object]) -> bool:
 
 
 async def _random_rows(
-    snapshot: Path, pair: TablePair, rows: int, chance: random.Random
+    snapshot: aiosqlite.Connection, pair: TablePair, rows: int, chance: random.Random
 ) -> list[tuple[SqliteValue, ...]]:
     table, names = quote(pair.source.name), ", ".join(quote(column.source.name) for column in pair.columns)
-    async with aiosqlite.connect(snapshot.absolute().as_uri() + "?mode=ro&immutable=1", uri=True) as source:
-        source.text_factory = decode_text
-        if pair.source.rowid_name is None:
-            found = await source.execute_fetchall(f"SELECT {names} FROM {table} ORDER BY random() LIMIT ?", (rows,))
-            return [tuple(row) for row in found]
-        rowid = quote(pair.source.rowid_name)
-        bounds = await source.execute_fetchall(f"SELECT (SELECT min({rowid}) FROM {table}), max({rowid}) FROM {table}")
-        low, high = next(iter(bounds))
-        if low is None:
-            return []
-        one = f"SELECT {names} FROM {table} WHERE {rowid} >= ? ORDER BY {rowid} LIMIT 1"
-        places = {chance.randint(low, high) for _ in range(rows)}
-        return [tuple(row) for place in sorted(places) for row in await source.execute_fetchall(one, (place,))]
+    if pair.source.rowid_name is None:
+        found = await snapshot.execute_fetchall(f"SELECT {names} FROM {table} ORDER BY random() LIMIT ?", (rows,))
+        return [tuple(row) for row in found]
+    rowid = quote(pair.source.rowid_name)
+    # By subqueries: min() and max() in one would scan the table, alone each is one step in the b-tree.
+    query = f"SELECT (SELECT min({rowid}) FROM {table}), (SELECT max({rowid}) FROM {table})"
+    ((low, high),) = await snapshot.execute_fetchall(query)
+    if low is None:
+        return []
+    places = sorted({chance.randint(low, high) for _ in range(rows)})
+    # By few statements: each goes to another thread and back.
+    following = f"SELECT {rowid} FROM {table} WHERE {rowid} >= _pgferry_places.place ORDER BY {rowid} LIMIT 1"
+    sampled: list[tuple[SqliteValue, ...]] = []
+    for first in range(0, len(places), LOOKED_UP_AT_ONCE):
+        part = places[first : first + LOOKED_UP_AT_ONCE]
+        found = await snapshot.execute_fetchall(
+            f"WITH _pgferry_places (place) AS (VALUES {', '.join(['(?)'] * len(part))}) SELECT {names} FROM {table}"
+            f" WHERE {rowid} IN (SELECT ({following}) FROM _pgferry_places)",
+            part,
+        )
+        sampled += [tuple(row) for row in found]
+    return sampled
 
 
-def _lookup(pair: TablePair, keys: Sequence[ColumnPair]) -> str:
-    """Return the SELECT of one row; its parameters are the key's members, then the values that the server judges."""
-    where = [f"{quote(key.target.name)} = ${n}::text::{key.target.type.name}" for n, key in enumerate(keys, 1)]
-    terms: list[str] = []
-    parameter = len(keys)
-    for column in pair.columns:
-        name, kind = quote(column.target.name), column.target.type
-        if kind.kind in _BY_SERVER:
-            parameter += 1
-            # json keeps its text, and has no equality of its own; not all of it can be cast to jsonb (\u0000).
-            cast = "text" if kind.kind is PgKind.JSON else kind.name
-            terms.append(f"{name}::text::{cast} IS NOT DISTINCT FROM ${parameter}::text::{cast}")
-        elif kind.kind is PgKind.ARRAY:
-            terms.append(f"to_jsonb({name})::text")
-        else:
-            terms.append(name)
+async def _look_up(
+    connection: Connection, pair: TablePair, keys: Sequence[ColumnPair], rows: Sequence[Expected]
+) -> list[CellDifference]:
+    """Compare rows with the target's: all of them by one statement."""
+    judged = [column for column in pair.columns if column.target.type.kind in _BY_SERVER]
+    places = {column.target.name: place for place, column in enumerate(pair.columns)}
+    asked = [[_text(row[places[column.target.name]]) for row in rows] for column in (*keys, *judged)]
+    found = await connection.fetch(_query(pair, keys, judged), *asked)
+    return [each for row, answer in zip(rows, found, strict=True) for each in _differences(pair, keys, row, answer)]
+
+
+def _query(pair: TablePair, keys: Sequence[ColumnPair], judged: Sequence[ColumnPair]) -> str:
+    """Return the SELECT of many rows by their keys; its parameters are an array for each member of the key, then for
+    each column that the server judges. Whether the row is there comes first; rows come in the order of the arrays."""
+    given = {column.target.name: f"wanted.k{n}" for n, column in enumerate(keys)}
+    judged_by = {column.target.name: f"wanted.v{n}" for n, column in enumerate(judged)}
+    names = [f"k{n}" for n in range(len(keys))] + [f"v{n}" for n in range(len(judged))]
+    arrays = ", ".join(f"${n}::text[]" for n in range(1, len(names) + 1))
+    where = " AND ".join(
+        f"{quote(column.target.name)} = {given[column.target.name]}::{column.target.type.name}" for column in keys
+    )
+    terms = ", ".join(f"{_term(column, judged_by)} AS c{n}" for n, column in enumerate(pair.columns))
     return (
-        f"SELECT {', '.join(terms)} FROM {qualified(pair.target.schema, pair.target.name)} WHERE {' AND '.join(where)}"
+        f"SELECT found.* FROM unnest({arrays}) WITH ORDINALITY AS wanted ({', '.join(names)}, place)"
+        f" LEFT JOIN LATERAL (SELECT true AS is_there, {terms}"
+        f" FROM {qualified(pair.target.schema, pair.target.name)} WHERE {where}) AS found ON true ORDER BY wanted.place"
     )
 
 
-async def _compare(
-    statement: PreparedStatement, pair: TablePair, keys: Sequence[ColumnPair], expected: Sequence[object]
+def _term(column: ColumnPair, judged_by: Mapping[str, str]) -> str:
+    name, kind = quote(column.target.name), column.target.type
+    if kind.kind in _BY_SERVER:
+        # json keeps its text, and has no equality of its own; not all of it can be cast to jsonb (\u0000).
+        cast = "text" if kind.kind is PgKind.JSON else kind.name
+        return f"{name}::text::{cast} IS NOT DISTINCT FROM {judged_by[column.target.name]}::{cast}"
+    return f"to_jsonb({name})::text" if kind.kind is PgKind.ARRAY else name
+
+
+def _differences(
+    pair: TablePair, keys: Sequence[ColumnPair], expected: Expected, found: asyncpg.Record
 ) -> Iterator[CellDifference]:
     values = dict(zip((column.target.name for column in pair.columns), expected, strict=True))
-    key = [_text(values[column.target.name]) for column in keys]
-    judged = [_text(values[column.target.name]) for column in pair.columns if column.target.type.kind in _BY_SERVER]
-    row = await statement.fetchrow(*key, *judged)
-    shown = ", ".join(f"{column.target.name}={text}" for column, text in zip(keys, key, strict=True))
-    if row is None:
-        return iter([CellDifference(pair.source.name, shown, None, "present", "missing")])
-    return iter(
-        CellDifference(pair.source.name, shown, column.source.name, repr(value), repr(found))
-        for column, value, found in zip(pair.columns, expected, row, strict=True)
-        if not _equal(column, value, found)
-    )
+    shown = ", ".join(f"{column.target.name}={_text(values[column.target.name])}" for column in keys)
+    is_there, *cells = found
+    if not is_there:
+        yield CellDifference(pair.source.name, shown, None, "present", "missing")
+        return
+    for column, value, cell in zip(pair.columns, expected, cells, strict=True):
+        if not _equal(column, value, cell):
+            yield CellDifference(pair.source.name, shown, column.source.name, repr(value), repr(cell))
 
 
 def _equal(column: ColumnPair, expected: object, found: object) -> bool:

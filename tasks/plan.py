@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from prefect import get_run_logger, task
 
+from pgferry.building import put_aside
 from pgferry.model import Snapshot
 from pgferry.move import Move, prepare
-from pgferry.postgres.deferred import Deferred, defer
+from pgferry.postgres.deferred import Deferred
 from pgferry.postgres.ledger import Run
 from pgferry.progress import reporter
 from pgferry.settings import Rules, load_settings
@@ -36,12 +37,15 @@ def pair_and_cut(run: Run, snapshot: Snapshot, target: str, rules: Rules) -> Mov
 
 @task(name="defer indexes", task_run_name="put indexes and constraints aside", **TRANSIENT)
 def defer_indexes(move: Move) -> tuple[Deferred, ...]:
-    """Drop the indexes and constraints of the tables that are to be loaded, their definitions safe in the ledger."""
+    """Drop the indexes and constraints of the tables that are to be loaded, their definitions safe in the ledger.
+
+    Small tables keep theirs, all but the foreign keys.
+    """
     url, settings = target_url(move.target), load_settings()
 
     async def work() -> tuple[Deferred, ...]:
         async with session(url, settings) as connection:
-            return await defer(connection, move.run_id, move.targets)
+            return await put_aside(connection, move)
 
     deferred = wait_for(work())
     get_run_logger().info("%d definitions of indexes and constraints wait in the ledger.", len(deferred))

@@ -140,7 +140,7 @@ async def compare_table(
     with reading(snapshot) as source:
         source_rows = count_source_rows(source, table.pair.source)
         units = plan_units(source, table, level, percent=percent, seed=seed, aside=aside)
-    target_rows = await count_target_rows(connection, table.pair.target)
+    (target_rows,) = await count_target_rows(connection, [table.pair.target])
     found = [await compare_unit(connection, snapshot, unit) for unit in units]
     return combine(table, level, source_rows, target_rows, found, len(aside))
 

@@ -113,7 +113,7 @@ async def plan_validation(
                 seed=seed or held.moment.isoformat(),
                 aside=aside,
             )
-            target_rows = await count_target_rows(holder, table.pair.target)
+            (target_rows,) = await count_target_rows(holder, [table.pair.target])
             tables.append(TablePlan(table, count_source_rows(source, table.pair.source), target_rows, aside, units))
         left = [table for table in read_catalog(source).tables if table.name in live.excluded]
         excluded = {table.name: count_source_rows(source, table) for table in left}

@@ -13,7 +13,7 @@ from pgferry.live.pairs import target_schemas
 from pgferry.model import SourceTable, TablePair
 from pgferry.operate.check import Check, failed_check, listed, passed, warned
 from pgferry.pairing import pair_tables
-from pgferry.postgres.catalog import read_tables, table_has_rows
+from pgferry.postgres.catalog import have_rows, read_tables
 from pgferry.postgres.connection import Connection, connection
 from pgferry.postgres.statements import statements
 from pgferry.quoting import quote
@@ -146,7 +146,9 @@ async def check_rows(conn: Connection, paired: Paired, source: Path) -> Check:
     name = "rows in the target"
     if await conn.fetchval(SQL["ledger_readable"]) and await conn.fetchval(SQL["has_run"], str(source.resolve())):
         return passed(name, "those of this source's move")
-    full = [pair.target.name for pair in paired.pairs if await table_has_rows(conn, pair.target)]
+    targets = [pair.target for pair in paired.pairs]
+    filled = zip(targets, await have_rows(conn, targets), strict=True)
+    full = [target.name for target, has_rows in filled if has_rows]
     if not full:
         return passed(name, "none")
     return failed_check(

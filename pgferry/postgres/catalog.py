@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import asyncpg
 
@@ -37,6 +38,9 @@ _KINDS = {
     2950: PgKind.UUID,
     3802: PgKind.JSONB,
 }
+
+ASKED_AT_ONCE = 200
+"""Terms that one statement asks about, at the most."""
 
 _HEADER = 4  # what the server adds to a length or a numeric's digits (VARHDRSZ)
 _SECONDS = 1 << 12  # the bit of SECOND in an interval's field mask
@@ -73,14 +77,25 @@ async def server_version(conn: Connection) -> tuple[int, int]:
     return number // 10_000, number % 10_000
 
 
-async def table_has_rows(conn: Connection, table: TargetTable) -> bool:
-    """Say whether the table holds a row that this session can see."""
-    return bool(await conn.fetchval(f"SELECT EXISTS (SELECT 1 FROM {rows_of(table)})"))
+async def have_rows(conn: Connection, tables: Sequence[TargetTable]) -> list[bool]:
+    """Say of each table whether it holds a row that this session can see."""
+    return await values_of(conn, [f"EXISTS (SELECT 1 FROM {rows_of(table)})" for table in tables])
 
 
-async def count_rows(conn: Connection, table: TargetTable) -> int:
-    """Return the exact number of rows; it reads the whole table."""
-    return int(await conn.fetchval(f"SELECT count(*) FROM {rows_of(table)}"))
+async def count_rows(conn: Connection, tables: Sequence[TargetTable]) -> list[int]:
+    """Return the exact number of rows of each table; it reads all of them."""
+    return await values_of(conn, [f"(SELECT count(*) FROM {rows_of(table)})" for table in tables])
+
+
+async def values_of(conn: Connection, terms: Sequence[str]) -> list[Any]:
+    """Return the values of terms of one type, in their order: many by one statement.
+
+    For small tables the way to the server and back takes longer than the answer.
+    """
+    found: list[Any] = []
+    for first in range(0, len(terms), ASKED_AT_ONCE):
+        found.extend(await conn.fetchval(f"SELECT ARRAY[{', '.join(terms[first : first + ASKED_AT_ONCE])}]"))
+    return found
 
 
 def rows_of(table: TargetTable) -> str:

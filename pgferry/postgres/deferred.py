@@ -70,27 +70,29 @@ class Deferred:
 # ---------------------------------------------------------------- dropping
 
 
-async def defer(conn: Connection, run_id: int, tables: Sequence[TargetTable]) -> tuple[Deferred, ...]:
+async def defer(
+    conn: Connection, run_id: int, tables: Sequence[TargetTable], *, in_place: Set[int] = frozenset()
+) -> tuple[Deferred, ...]:
     """Drop the tables' indexes and constraints and return all that the run has recorded, also what was kept in place.
 
     Covered are secondary indexes, primary keys, unique and exclusion constraints, and foreign keys of the tables and
     to them. What cannot be dropped, because a view depends on it, a table is partitioned or the role does not own it,
-    stays in place, with the reason in `kept`. One transaction per table and step, each holding ACCESS EXCLUSIVE;
+    stays in place, with the reason in `kept`. So do, unrecorded, the indexes of the tables whose oids `in_place` has:
+    those are to be loaded with them. One transaction per table and step, each holding ACCESS EXCLUSIVE;
     foreign keys go first. What the run has dropped once is never dropped again, so a resumed run just calls it again.
     """
     done = {_family(step) for step in await recorded(conn, run_id) if step.dropped_at is not None}
+    await _defer_all_foreign_keys(conn, run_id, tables, done)
     for table in tables:
-        await _defer_foreign_keys(conn, run_id, table, done)
-    for table in tables:
-        await _defer_indexes(conn, run_id, table, done)
+        if table.oid not in in_place:
+            await _defer_indexes(conn, run_id, table, done)
     return await recorded(conn, run_id)
 
 
 async def defer_foreign_keys(conn: Connection, run_id: int, tables: Sequence[TargetTable]) -> None:
     """Drop the foreign keys of the tables and to them, as `defer` does, and leave indexes alone; idempotent."""
     done = {_family(step) for step in await recorded(conn, run_id) if step.dropped_at is not None}
-    for table in tables:
-        await _defer_foreign_keys(conn, run_id, table, done)
+    await _defer_all_foreign_keys(conn, run_id, tables, done)
 
 
 async def put_aside(conn: Connection, run_id: int, definition: Definition) -> None:
@@ -102,6 +104,17 @@ async def put_aside(conn: Connection, run_id: int, definition: Definition) -> No
 async def recorded(conn: Connection, run_id: int) -> tuple[Deferred, ...]:
     """Return every step that the run has recorded, whatever became of it, in build order."""
     return tuple(_deferred(row) for row in await conn.fetch(SQL["recorded"], run_id))
+
+
+async def _defer_all_foreign_keys(
+    conn: Connection, run_id: int, tables: Sequence[TargetTable], done: Set[_Family]
+) -> None:
+    # Asked once for all: most of a thousand tables have none.
+    rows = await conn.fetch(SQL["in_foreign_keys"], [table.oid for table in tables])
+    concerned = {row["oid"] for row in rows}
+    for table in tables:
+        if table.oid in concerned:
+            await _defer_foreign_keys(conn, run_id, table, done)
 
 
 async def _defer_foreign_keys(conn: Connection, run_id: int, table: TargetTable, done: Set[_Family]) -> None:

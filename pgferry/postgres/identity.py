@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 
 from pgferry.errors import Permanent
 from pgferry.model import PgKind, TablePair, TargetTable
-from pgferry.postgres.catalog import rows_of
+from pgferry.postgres.catalog import rows_of, values_of
 from pgferry.postgres.handle import Connection
 from pgferry.postgres.statements import statements
 from pgferry.quoting import qualified, quote
@@ -16,6 +17,7 @@ SQL = statements("identity")
 
 _NUMBERS = frozenset({PgKind.SMALLINT, PgKind.INTEGER, PgKind.BIGINT, PgKind.NUMERIC})
 _LAST_BIGINT = 2**63 - 1
+_SEQUENCE = ("schema", "name", "type", "increment", "lowest", "highest")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,45 +53,58 @@ async def set_identities(conn: Connection, pairs: Sequence[TablePair], sequences
 
     Setting is not transactional in PostgreSQL; a repeated call sets the same.
     """
-    columns = [column for pair in pairs for column in await _columns(conn, pair, sequences)]
-    following: dict[_Sequence, int] = {}
+    columns = await _columns(conn, pairs, sequences)
+    following = await _positions(conn, list(dict.fromkeys(column.sequence for column in columns)))
     for column in columns:
-        known = following.get(column.sequence)
-        start = await _position(conn, column.sequence) if known is None else known
-        following[column.sequence] = _following(column, start)
-    for sequence, value in following.items():
-        await _set(conn, sequence, value)
+        following[column.sequence] = _following(column, following[column.sequence])
+    await _set(conn, following)
     return {column.label: following[column.sequence] for column in columns}
 
 
-async def analyze(conn: Connection, table: TargetTable) -> None:
-    """Collect the table's statistics."""
-    await conn.execute(f"ANALYZE {qualified(table.schema, table.name)}")
+async def analyze(conn: Connection, tables: Sequence[TargetTable]) -> None:
+    """Collect the tables' statistics; outside a transaction each table commits by itself."""
+    if tables:
+        await conn.execute(f"ANALYZE {', '.join(qualified(table.schema, table.name) for table in tables)}")
 
 
-async def _columns(conn: Connection, pair: TablePair, sequences: Mapping[str, int]) -> list[_Column]:
-    rows = await conn.fetch(SQL["sequences"], qualified(pair.target.schema, pair.target.name))
-    numbers = {column.name for column in pair.target.columns if column.type.kind in _NUMBERS}
-    found = []
-    for row in rows:
-        if row["column"] in numbers:
-            sequence = _Sequence(*(row[name] for name in ("schema", "name", "type", "increment", "lowest", "highest")))
-            reached = await _reached(conn, pair, row["column"], sequence, sequences)
-            found.append(_Column(f"{pair.target.schema}.{pair.target.name}.{row['column']}", sequence, reached))
-    return found
+async def _columns(conn: Connection, pairs: Sequence[TablePair], sequences: Mapping[str, int]) -> list[_Column]:
+    """Return the columns that draw from a sequence; many are asked about at once, for there may be thousands."""
+    by_oid = {pair.target.oid: pair for pair in pairs}
+    drawing = [
+        (by_oid[row["table"]], row["column"], _Sequence(*(row[name] for name in _SEQUENCE)))
+        for row in await conn.fetch(SQL["sequences"], list(by_oid))
+    ]
+    drawing = [each for each in drawing if each[1] in _number_columns(each[0])]
+    found = await values_of(conn, [_outermost(pair, column, sequence) for pair, column, sequence in drawing])
+    return [
+        _Column(
+            f"{pair.target.schema}.{pair.target.name}.{column}",
+            sequence,
+            _reached(pair, column, sequence, sequences, value),
+        )
+        for (pair, column, sequence), value in zip(drawing, found, strict=True)
+    ]
 
 
-async def _reached(
-    conn: Connection, pair: TablePair, column: str, sequence: _Sequence, sequences: Mapping[str, int]
+def _number_columns(pair: TablePair) -> set[str]:
+    return {column.name for column in pair.target.columns if column.type.kind in _NUMBERS}
+
+
+def _outermost(pair: TablePair, column: str, sequence: _Sequence) -> str:
+    """Return the term for the value that the sequence must pass."""
+    reach = (
+        f"ceil(max({quote(column)})::numeric)" if sequence.increment > 0 else f"floor(min({quote(column)})::numeric)"
+    )
+    return f"(SELECT {reach} FROM {rows_of(pair.target)})"
+
+
+def _reached(
+    pair: TablePair, column: str, sequence: _Sequence, sequences: Mapping[str, int], value: Decimal | None
 ) -> int | None:
-    rows = rows_of(pair.target)
     if sequence.increment < 0:
-        lowest = await conn.fetchval(f"SELECT floor(min({quote(column)})::numeric) FROM {rows}")
-        return None if lowest is None else int(lowest)
-    highest = await conn.fetchval(f"SELECT ceil(max({quote(column)})::numeric) FROM {rows}")
+        return None if value is None else int(value)
     given = sequences.get(pair.source.name) if column == _rowid_target(pair) else None
-    values = [int(value) for value in (highest, given) if value is not None]
-    return max(values, default=None)
+    return max((int(known) for known in (value, given) if known is not None), default=None)
 
 
 def _rowid_target(pair: TablePair) -> str | None:
@@ -98,10 +113,14 @@ def _rowid_target(pair: TablePair) -> str | None:
     return next(names, None)
 
 
-async def _position(conn: Connection, sequence: _Sequence) -> int:
-    row = await conn.fetchrow(f"SELECT last_value, is_called FROM {sequence.qualified}")
-    assert row is not None
-    return int(row["last_value"]) + (sequence.increment if row["is_called"] else 0)
+async def _positions(conn: Connection, sequences: Sequence[_Sequence]) -> dict[_Sequence, int]:
+    """Return what each sequence gives next."""
+    terms = [f"(SELECT ARRAY[last_value, is_called::int] FROM {sequence.qualified})" for sequence in sequences]
+    found = await values_of(conn, terms)
+    return {
+        sequence: last + (sequence.increment if called else 0)
+        for sequence, (last, called) in zip(sequences, found, strict=True)
+    }
 
 
 def _following(column: _Column, position: int) -> int:
@@ -128,6 +147,7 @@ def _too_narrow(column: _Column, value: int) -> Permanent:
     )
 
 
-async def _set(conn: Connection, sequence: _Sequence, value: int) -> None:
-    full = value > sequence.highest
-    await conn.fetchval(SQL["set_position"], sequence.qualified, sequence.highest if full else value, full)
+async def _set(conn: Connection, following: Mapping[_Sequence, int]) -> None:
+    full = [value > sequence.highest for sequence, value in following.items()]
+    values = [min(value, sequence.highest) for sequence, value in following.items()]
+    await conn.execute(SQL["set_positions"], [sequence.qualified for sequence in following], values, full)

@@ -8,7 +8,7 @@ of it commit together, and say so. Errors of the driver pass through; `pgferry.e
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -315,10 +315,19 @@ async def load_times(conn: Connection, run_id: int) -> list[tuple[datetime, int]
     return [(row["loaded_at"], row["rows"]) for row in await conn.fetch(SQL["load_times"], run_id)]
 
 
-async def mark_verified(conn: Connection, run_id: int, table: str, number: int, differences: int) -> None:
-    """Record that a loaded chunk was compared and how many cells differ. Raises Permanent when it is not loaded."""
-    if await conn.fetchval(SQL["mark_verified"], run_id, table, number, differences) is None:
-        raise Permanent(f"Chunk {number} of table {table} in run {run_id} is not loaded.", "Load it before verifying.")
+async def mark_verified(conn: Connection, run_id: int, places: Collection[tuple[str, int]], differences: int) -> None:
+    """Record that loaded chunks, by source table and number, were compared, and how many cells differ: all or none.
+
+    Raises Permanent when one is not loaded.
+    """
+    tables, numbers = [table for table, _ in places], [number for _, number in places]
+    async with conn.transaction():
+        rows = await conn.fetch(SQL["mark_verified"], run_id, tables, numbers, differences)
+        marked = {(row["source_table"], row["number"]) for row in rows}
+        for table, number in places:
+            if (table, number) not in marked:
+                name = f"Chunk {number} of table {table} in run {run_id}"
+                raise Permanent(f"{name} is not loaded.", "Load it before verifying.")
 
 
 async def verified_chunks(conn: Connection, run_id: int) -> dict[tuple[str, int], int]:

@@ -6,7 +6,7 @@ import asyncpg
 
 from pgferry.errors import Permanent, is_transient
 from pgferry.model import TargetTable
-from pgferry.postgres.catalog import rows_of, table_has_rows
+from pgferry.postgres.catalog import have_rows, rows_of
 from pgferry.postgres.deferred import build_error, mark_gone, pending, rebuild_step, table_exists
 from pgferry.postgres.handle import Connection
 from pgferry.postgres.statements import statements
@@ -54,7 +54,7 @@ async def _with_empty_children(conn: Connection, tables: list[TargetTable]) -> l
         for row in rows:
             child = TargetTable(row["schema"], row["table"], row["oid"], (), partitioned=row["partitioned"])
             await conn.execute(f"LOCK TABLE {rows_of(child)} IN ACCESS EXCLUSIVE MODE")
-            if await table_has_rows(conn, child):
+            if any(await have_rows(conn, [child])):
                 raise _pointed_at(row)
             known.append(child)
     return known

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, closing, contextmanager
 from pathlib import Path
+
+import aiosqlite
 
 from pgferry.errors import FerryError, Permanent, Transient, UsageError, is_transient
 from pgferry.model import UndecodableText
@@ -45,6 +47,20 @@ def reading(path: Path) -> Iterator[sqlite3.Connection]:
             yield connection
         except sqlite3.Error as error:
             raise explain(error, path) from error
+
+
+@asynccontextmanager
+async def control(path: Path) -> AsyncIterator[aiosqlite.Connection]:
+    """Hold a connection to a snapshot for a few queries beside those of a server; text comes as by `open_read_only`.
+
+    SQLite's errors inside the block become pgferry's own.
+    """
+    try:
+        async with aiosqlite.connect(path.absolute().as_uri() + "?mode=ro&immutable=1", uri=True) as connection:
+            connection.text_factory = decode_text
+            yield connection
+    except sqlite3.Error as error:
+        raise explain(error, path) from error
 
 
 def open_writable(path: Path, *, busy_seconds: float = 30.0) -> sqlite3.Connection:

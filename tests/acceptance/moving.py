@@ -16,13 +16,13 @@ from pathlib import Path
 import asyncpg
 from sqlalchemy.engine import URL
 
-from pgferry.building import build
+from pgferry.building import build, put_aside
 from pgferry.copying import export_unit, judge_group, load_unit, read_back_unit, units_to_read
 from pgferry.finishing import analyze_group, conclude, settle
 from pgferry.model import TableVerdict
 from pgferry.move import Group, Move, prepare
 from pgferry.postgres.connection import Connection, connect
-from pgferry.postgres.deferred import Deferred, defer, pending
+from pgferry.postgres.deferred import Deferred, pending
 from pgferry.postgres.definitions import Stage
 from pgferry.postgres.ledger import record_snapshot
 from pgferry.postgres.runs import open_run
@@ -149,7 +149,7 @@ class Mover:
         snapshot = run.snapshot or snapshots.take(self.source.resolve(), self.home / "backups")
         await record_snapshot(self.connection, run.id, snapshot)
         move = await prepare(self.connection, run.id, snapshot, self.settings, self.rules, "")
-        await defer(self.connection, run.id, move.targets)
+        await put_aside(self.connection, move)
         for group in move.groups:
             for unit in group.units:
                 await load_unit(self.connection, move, unit, export_unit(move, unit))

@@ -139,6 +139,6 @@ async def test_a_full_integer_column_is_named_and_a_full_bigint_is_full_as_in_sq
 async def test_analyze_collects_statistics(connection):
     await connection.execute('CREATE TABLE "A t" (id integer); INSERT INTO "A t" SELECT generate_series(1, 500)')
     (table,) = await read_tables(connection)
-    await analyze(connection, table)
+    await analyze(connection, [table])
     assert await connection.fetchval("SELECT reltuples FROM pg_class WHERE relname = 'A t'") == 500
     assert await connection.fetchval("SELECT count(*) FROM pg_stats WHERE tablename = 'A t'") == 1

@@ -250,10 +250,13 @@ async def test_recording_outside_a_transaction_is_a_mistake_in_the_code(connecti
 
 async def test_only_a_loaded_chunk_is_verified(connection, planned_run):
     with pytest.raises(Permanent, match="not loaded"):
-        await ledger.mark_verified(connection, planned_run.id, "Items", 0, 0)
+        await ledger.mark_verified(connection, planned_run.id, [("Items", 0)], 0)
     await record(connection, planned_run, CHUNKS[0])
-    await ledger.mark_verified(connection, planned_run.id, "Items", 0, 3)
+    await ledger.mark_verified(connection, planned_run.id, [("Items", 0)], 3)
     assert await ledger.verified_chunks(connection, planned_run.id) == {("Items", 0): 3}
+    with pytest.raises(Permanent, match=r"Chunk 1 of table Items .* not loaded"):
+        await ledger.mark_verified(connection, planned_run.id, [("Items", 0), ("Items", 1)], 0)
+    assert await ledger.verified_chunks(connection, planned_run.id) == {("Items", 0): 3}, "all or none"
 
 
 # ---------------------------------------------------------------- quarantine

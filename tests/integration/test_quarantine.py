@@ -97,7 +97,7 @@ def move(connection: asyncpg.Connection, database_url: URL, tmp_path: Path) -> M
             table_verdict(
                 pair,
                 plan.source_rows[pair.source.name],
-                await count_rows(connection, pair.target),
+                (await count_rows(connection, [pair.target]))[0],
                 [chunk for (table, _), chunk in loaded.items() if table == pair.source.name],
             )
             for pair in plan.pairs

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pgferry.model import PgKind, PgType
-from pgferry.postgres.catalog import count_rows, read_tables, server_version, table_has_rows
+from pgferry.postgres.catalog import count_rows, have_rows, read_tables, server_version
 
 TYPES = [
     ("smallint", PgType(PgKind.SMALLINT)),
@@ -188,12 +188,21 @@ async def test_rows_are_seen_and_counted_without_those_of_inheriting_tables(conn
         CREATE TABLE parted (id integer) PARTITION BY LIST (id); CREATE TABLE part PARTITION OF parted DEFAULT;
         INSERT INTO parted VALUES (1), (2), (3)""")
     tables = {table.name: table for table in await read_tables(connection)}
-    assert [await table_has_rows(connection, tables[name]) for name in ("parent", "child", "parted")] == [
-        False,
-        True,
-        True,
-    ]
-    assert [await count_rows(connection, tables[name]) for name in ("parent", "child", "parted")] == [0, 2, 3]
+    asked = [tables[name] for name in ("parent", "child", "parted")]
+    assert await have_rows(connection, asked) == [False, True, True]
+    assert await count_rows(connection, asked) == [0, 2, 3]
+
+
+async def test_more_tables_than_one_statement_asks_about_are_all_answered(connection, monkeypatch):
+    monkeypatch.setattr("pgferry.postgres.catalog.ASKED_AT_ONCE", 2)
+    for number in range(5):
+        name = f'"{{}} {number}"'
+        await connection.execute(f"CREATE TABLE {name} (id integer)")
+        await connection.execute(f"INSERT INTO {name} SELECT generate_series(1, {number})")
+    tables = await read_tables(connection)
+    assert await count_rows(connection, tables) == [0, 1, 2, 3, 4]
+    assert await have_rows(connection, tables) == [False, True, True, True, True]
+    assert await count_rows(connection, ()) == []
 
 
 async def test_the_server_s_version_is_told(connection):

@@ -12,6 +12,12 @@ SELECT n.nspname AS schema, c.relname AS table, con.conname AS name, con.convali
    AND (con.conrelid = $1::text::regclass OR con.confrelid = $1::text::regclass)
  ORDER BY 1, 2, 3
 
+-- name: in_foreign_keys : those of the tables that have a foreign key, or that one points at
+SELECT t.oid
+  FROM unnest($1::oid[]) AS t (oid)
+ WHERE EXISTS (SELECT FROM pg_catalog.pg_constraint con WHERE con.contype = 'f' AND con.conrelid = t.oid)
+    OR EXISTS (SELECT FROM pg_catalog.pg_constraint con WHERE con.contype = 'f' AND con.confrelid = t.oid)
+
 -- name: indexes : those of a table, with the constraint that each one serves
 SELECT ic.relname AS name, pg_catalog.pg_get_indexdef(i.indexrelid) AS definition,
        pg_catalog.obj_description(i.indexrelid, 'pg_class') AS comment,

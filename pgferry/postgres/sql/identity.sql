@@ -1,5 +1,5 @@
--- name: sequences : those that a table's columns own, and those that their defaults draw from
-SELECT a.attname AS column, n.nspname AS schema, s.relname AS name, pg_catalog.format_type(q.seqtypid, NULL) AS type,
+-- name: sequences : those that the tables' columns own, and those that their defaults draw from
+SELECT a.attrelid AS table, a.attname AS column, n.nspname AS schema, s.relname AS name, pg_catalog.format_type(q.seqtypid, NULL) AS type,
        q.seqincrement AS increment, q.seqmin AS lowest, q.seqmax AS highest
   FROM pg_catalog.pg_attribute a
  CROSS JOIN LATERAL (
@@ -16,8 +16,9 @@ SELECT a.attname AS column, n.nspname AS schema, s.relname AS name, pg_catalog.f
   JOIN pg_catalog.pg_class s ON s.oid = drawn.oid AND s.relkind = 'S'
   JOIN pg_catalog.pg_namespace n ON n.oid = s.relnamespace
   JOIN pg_catalog.pg_sequence q ON q.seqrelid = s.oid
- WHERE a.attrelid = $1::text::regclass AND a.attnum > 0 AND NOT a.attisdropped
- ORDER BY a.attnum, n.nspname, s.relname
+ WHERE a.attrelid = ANY ($1::oid[]) AND a.attnum > 0 AND NOT a.attisdropped
+ ORDER BY array_position($1::oid[], a.attrelid), a.attnum, n.nspname, s.relname
 
--- name: set_position
-SELECT setval($1::text::regclass, $2, $3)
+-- name: set_positions
+SELECT setval(name::regclass, value, called)
+  FROM unnest($1::text[], $2::bigint[], $3::boolean[]) AS following (name, value, called)

@@ -98,8 +98,10 @@ SELECT source_table, number, low, high, rows, loaded_rows, quarantined, payload_
 
 -- name: mark_verified
 UPDATE pgferry.chunk SET verified_at = clock_timestamp(), differences = $4
- WHERE run_id = $1 AND source_table = $2 AND number = $3 AND loaded_at IS NOT NULL
-RETURNING number
+  FROM unnest($2::text[], $3::int[]) AS compared (source_table, number)
+ WHERE chunk.run_id = $1 AND chunk.source_table = compared.source_table AND chunk.number = compared.number
+   AND chunk.loaded_at IS NOT NULL
+RETURNING chunk.source_table, chunk.number
 
 -- name: verified_chunks
 SELECT source_table, number, differences
