@@ -38,6 +38,14 @@ _Family = tuple[str, str, str, bool]
 _NO_RESOURCES = "53"
 """The class of SQLSTATEs of a server whose disk, memory or connections do not suffice."""
 
+_MAKE_ROOM = "Make room on the server and run the same command again; the definition waits in pgferry.deferred."
+
+# Not "in the target": the same command would read back other rows than it had sent, and end with a difference.
+_MEND_SOURCE = (
+    "Correct these rows in the source and begin anew with --restart; until then the definition waits in "
+    "pgferry.deferred."
+)
+
 _IN_USE = (asyncpg.DependentObjectsStillExistError, asyncpg.InsufficientPrivilegeError)
 
 
@@ -303,10 +311,9 @@ def build_error(deferred: Deferred, error: Exception) -> Permanent:
     # Only the first line: asyncpg appends the detail and the hint to the message.
     said = str(error).partition("\n")[0].rstrip(".")
     lacking = (getattr(error, "sqlstate", None) or "").startswith(_NO_RESOURCES)
-    cure = "Make room on the server" if lacking else "Correct the rows in the target or the source"
     return Permanent(
         f"The {deferred} cannot be built: {said}{f' ({detail})' if detail else ''}.",
-        f"{cure} and run the same command again; the definition waits in pgferry.deferred.",
+        _MAKE_ROOM if lacking else _MEND_SOURCE,
         deferred=deferred,
         detail=detail,
     )
