@@ -10,13 +10,12 @@ from prefect import flow, get_run_logger
 from prefect.runtime import flow_run
 
 from flows.futures import call
-from flows.moving import leave_earlier, move_once, move_snapshot, refuse_unverified
+from flows.moving import leave_earlier, move_once, move_snapshot, moved_already, refuse_unverified
 from flows.names import run_name
 from flows.runner import lanes
 from flows.taking_over import take_the_application_over
-from pgferry.finishing import finished_report, judge_report
+from pgferry.finishing import judge_report
 from pgferry.live.model import Phase
-from pgferry.move import accepted_tables
 from pgferry.postgres.ledger import Run
 from pgferry.postgres.lock import RunLock
 from pgferry.progress import reporter
@@ -57,7 +56,7 @@ def migrate(
 
     Returns:
         The report; with `cut_over`, under `switch`, how long nobody could write, step by step. The run fails when rows
-        are lost, differ, or are quarantined without being accepted.
+        are lost, differ, or are quarantined or leave a foreign key NOT VALID without being accepted.
     """
     log = get_run_logger()
     reporter().run(str(flow_run.id))
@@ -79,7 +78,7 @@ def migrate(
             return _cut_over(file, target, config, run, settings, rules, plan=plan, revisions=revisions)
         if run.status == "finished":
             log.info("This source was moved by run %d; nothing is left to do. --restart begins anew.", run.id)
-            return _judged(finished_report(run, url, accepted_tables(rules)))
+            return _judged(moved_already(run, target, rules))
 
         # 3. Back up, make the schema, copy, build indexes, verify; see `moving`.
         moved = move_snapshot(file, target, run, settings, rules, plan=plan, revisions=revisions)

@@ -20,8 +20,8 @@ from pgferry.copying import units_to_read
 from pgferry.finishing import finished_report, judge_report
 from pgferry.live.model import Phase
 from pgferry.live.phases import require
-from pgferry.model import Snapshot, TableVerdict
-from pgferry.move import Group, Move, accepted_tables
+from pgferry.model import OrphanedKey, Snapshot, TableVerdict
+from pgferry.move import Group, Move, accepted_tables, tolerated_tables
 from pgferry.plan.outcome import merged_rules, plan_folder
 from pgferry.postgres.deferred import Deferred
 from pgferry.postgres.ledger import Run
@@ -33,8 +33,8 @@ from tasks.backup import back_up, check_backup
 from tasks.capture import undo
 from tasks.chunks import export, judge, load, read_back
 from tasks.ends import target_url
-from tasks.finish import analyze, report, settle
-from tasks.indexes import build
+from tasks.finish import analyze, report, settle, validate_again
+from tasks.indexes import build, validate
 from tasks.plan import defer_indexes, pair_and_cut
 from tasks.planning import propose, try_plan, write_schema
 from tasks.progress import Work, progress
@@ -100,14 +100,15 @@ def move_snapshot(
         verdicts = [verdict for group, future in zip(move.groups, judged, strict=True)
                     for verdict in _judged(group, future)]  # fmt: skip
 
-    # 6. Foreign keys, when every key that they refer to is there.
+    # 6. Foreign keys, when every key that they refer to is there; rows without a parent leave theirs NOT VALID.
+    not_valid: tuple[OrphanedKey, ...] = ()
     if move.live:
         reporter().step("foreign keys wait until the switch")
         get_run_logger().info("Foreign keys wait until the switch: the sync carries rows in no order that they allow.")
     else:
         reporter().step("add foreign keys")
         with watch.step("foreign keys"):
-            _add_foreign_keys(move, deferred, settings.parallelism)
+            not_valid = _add_foreign_keys(move, deferred, settings.parallelism)
 
     # 7. Identities past every id ever used.
     reporter().step("set identities")
@@ -115,7 +116,9 @@ def move_snapshot(
         call(settle, move)
 
     # 8. Say what came out.
-    return Moved(snapshot, rules, call(report, move, tuple(verdicts), checked.result(), watch.seconds, speed))
+    return Moved(
+        snapshot, rules, call(report, move, tuple(verdicts), checked.result(), watch.seconds, speed, not_valid)
+    )
 
 
 def move_once(
@@ -126,7 +129,17 @@ def move_once(
         return move_snapshot(file, target, run, settings, rules, plan=plan, revisions=revisions)
     assert run.snapshot is not None
     known = replay_rules(settings, file)
-    return Moved(run.snapshot, known, finished_report(run, target_url(target), accepted_tables(known)))
+    return Moved(run.snapshot, known, _finished(run, target, known))
+
+
+def moved_already(run: Run, target: str, rules: Rules) -> Report:
+    """Return the report of a run that an earlier call has finished; foreign keys that were left are tried once more."""
+    report = _finished(run, target, rules)
+    return call(validate_again, run, target, rules) if report.not_valid else report
+
+
+def _finished(run: Run, target: str, rules: Rules) -> Report:
+    return finished_report(run, target_url(target), accepted_tables(rules), tolerated_tables(rules))
 
 
 def refuse_unverified(moved: Moved) -> None:
@@ -174,8 +187,9 @@ def _finish_group(move: Move, group: Group, deferred: tuple[Deferred, ...]) -> P
     return submit(judge, part, group, read, after=[attached])
 
 
-def _add_foreign_keys(move: Move, deferred: tuple[Deferred, ...], parallelism: int) -> None:
+def _add_foreign_keys(move: Move, deferred: tuple[Deferred, ...], parallelism: int) -> tuple[OrphanedKey, ...]:
     nothing = move.only(())
     added, checks = foreign_key_work(deferred, parallelism)
     call(build, nothing, added.name, added.steps)
-    results([submit(build, nothing, work.name, work.steps) for work in checks])
+    left = results([submit(validate, nothing, work.name, work.steps) for work in checks])
+    return tuple(key for part in left for key in part)

@@ -126,7 +126,8 @@ def _closing(report: dict[str, Any], settings: Settings, ui_url: str | None, run
             f"Differs:  {row['table']} {item['key']} {item['column'] or '(row)'}: {item['source']} -> {item['target']}"
             for item in row["first_differences"]
         ]
-    return [line for line in [*lines, *(f"Note:     {note}" for note in report["notes"])] if line]
+    told = [*report["notes"], *(key["told"] for key in report["foreign_keys_not_valid"])]
+    return [line for line in [*lines, *(f"Note:     {note}" for note in told)] if line]
 
 
 def _psql(report: dict[str, Any], settings: Settings) -> str:

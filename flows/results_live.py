@@ -116,6 +116,7 @@ def show_cut_over(console: Console, result: Result) -> None:
     """Show how long nobody could write in a maintenance window."""
     _show_freeze(console, result["switch"])
     tell(console, ["PostgreSQL is in front. The way back: python -m flows rollback"])
+    tell(console, [f"Note: {problem}" for problem in result["switch"]["foreign_key_problems"]])
 
 
 def show_rollback(console: Console, result: Result) -> None:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
 import aiosqlite
+import asyncpg
 
-from pgferry.errors import Permanent
+from pgferry.errors import Permanent, is_transient
 from pgferry.export import export_chunk
 from pgferry.model import Chunk, ExportedChunk, LoadedChunk, TableVerdict
 from pgferry.move import Group, Move, Unit
@@ -18,6 +19,7 @@ from pgferry.postgres.catalog import count_rows as count_target_rows
 from pgferry.postgres.connection import Connection
 from pgferry.postgres.ledger import AlreadyLoaded, loaded_chunks, mark_verified
 from pgferry.postgres.load import load_chunk
+from pgferry.postgres.refusals import is_refusal, refusal
 from pgferry.progress import reporter
 from pgferry.quoting import quote
 from pgferry.sampling import check_sample
@@ -81,13 +83,29 @@ async def _load_once(connection: Connection, move: Move, exported: ExportedChunk
     table, staging = exported.chunk.table, Staging(move.staging)
     read, advance = move.reads[table], partial(reporter().loaded, table)
     # Already loaded: another process was quicker, and this one's rows were rolled back.
-    with suppress(AlreadyLoaded):
+    with suppress(AlreadyLoaded), _refusal_named(exported.chunk):
         try:
             await load_chunk(connection, move.run_id, read.pair, exported, staging, advance)
         except AlteredFile:
             staging.discard(exported)
             exported = export_chunk(move.snapshot, read, exported.chunk, staging)
             await load_chunk(connection, move.run_id, read.pair, exported, staging, advance)
+
+
+@contextmanager
+def _refusal_named(chunk: Chunk) -> Iterator[None]:
+    """Say of which table the row is that the target refuses, and what can be done: the server only names the rule."""
+    try:
+        yield
+    except asyncpg.PostgresError as error:
+        if is_transient(error) or not is_refusal(error):
+            raise
+        raise Permanent(
+            f"Table {chunk.table!r}, chunk {chunk.number}: {refusal(error)}.",
+            "Nothing of that chunk was kept. Correct the row in the source and begin anew with --restart; or ease the "
+            "rule in the target and run the same command again: it goes on from here.",
+            table=chunk.table,
+        ) from error
 
 
 def units_to_read(move: Move, group: Group) -> tuple[Unit, ...]:

@@ -413,3 +413,23 @@ class TableVerdict:
     def closed(self) -> bool:
         """Whether every source row is accounted for."""
         return self.source_rows == self.loaded + self.quarantined + self.excluded
+
+
+@dataclass(frozen=True, slots=True)
+class OrphanedKey:
+    """A foreign key that stays NOT VALID: new rows are held to it, but rows that were moved point at nothing."""
+
+    table: str
+    """The source's name of the table with the orphans; of one that was not moved, the target's, with its schema."""
+    name: str
+    parent: str
+    """The target's table, with its schema, that lacks the rows."""
+    orphans: int
+    first: str
+    """The referencing columns of a first orphan, with their values."""
+
+    def __str__(self) -> str:
+        return (
+            f"the foreign key {self.name} of {self.table} stays NOT VALID: {self.orphans:,} rows point at rows that "
+            f"{self.parent} does not hold, the first of them with {self.first}"
+        )

@@ -83,6 +83,8 @@ class Move:
     """What a person should know before rows move."""
     accepted: frozenset[str]
     """Tables whose quarantined rows are accepted by configuration."""
+    tolerated: frozenset[str] = frozenset()
+    """Tables whose foreign keys may stay NOT VALID by configuration."""
     live: bool = False
     """Whether the source is captured and goes on being written to: then foreign keys wait for the switch."""
 
@@ -169,6 +171,7 @@ async def prepare(
         done=frozenset(done),
         notes=notes,
         accepted=accepted_tables(rules),
+        tolerated=tolerated_tables(rules),
         live=capture is not None,
     )
 
@@ -205,14 +208,22 @@ def rules_fingerprint(rules: Rules) -> str:
 
     What is accepted at the end changes nothing that moves, and the order of the tables means nothing.
     """
-    moving = {name: rule.model_copy(update={"accept_quarantined": False}) for name, rule in rules.tables.items()}
+    end = {"accept_quarantined": False, "orphans": "refuse"}
+    moving = {name: rule.model_copy(update=end) for name, rule in rules.tables.items()}
     tables = {name: rule for name, rule in sorted(moving.items()) if rule != TableRules()}
-    return hashlib.sha256(rules.model_copy(update={"tables": tables}).model_dump_json().encode()).hexdigest()
+    # Without `orphans`, which runs that were begun before there was such a rule do not have in theirs.
+    text = rules.model_copy(update={"tables": tables}).model_dump_json(exclude={"tables": {"__all__": {"orphans"}}})
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def accepted_tables(rules: Rules) -> frozenset[str]:
     """Return the tables whose quarantined rows are accepted."""
     return frozenset(name for name, rule in rules.tables.items() if rule.accept_quarantined)
+
+
+def tolerated_tables(rules: Rules) -> frozenset[str]:
+    """Return the tables whose foreign keys may stay NOT VALID."""
+    return frozenset(name for name, rule in rules.tables.items() if rule.orphans == "not_valid")
 
 
 def _measure(

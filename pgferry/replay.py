@@ -26,13 +26,14 @@ from pgferry.finishing import NotAccepted, finished_report, judge_report
 from pgferry.keys import encode_key
 from pgferry.model import (
     LoadedChunk,
+    OrphanedKey,
     QuarantinedRow,
     Snapshot,
     SourceCatalog,
     TablePair,
     TableVerdict,
 )
-from pgferry.move import accepted_tables, rules_fingerprint
+from pgferry.move import accepted_tables, rules_fingerprint, tolerated_tables
 from pgferry.ordering import new_digest, ordered_batches, row_order
 from pgferry.pairing import pair_tables
 from pgferry.plan.outcome import merged_rules, plan_folder
@@ -55,6 +56,7 @@ from pgferry.postgres.quarantine import (
     write_report,
 )
 from pgferry.postgres.refusals import WAITING, find_refused, is_refusal
+from pgferry.postgres.validated_keys import validate_left
 from pgferry.quoting import qualified, quote
 from pgferry.report import Report, markdown_cell, markdown_table
 from pgferry.settings import ColumnRules, Rules, Settings, TableRules, read_rules
@@ -91,6 +93,7 @@ class Replay:
     """The same tables and how many rows of each are quarantined."""
     sequences: Mapping[str, int]
     accepted: frozenset[str]
+    tolerated: frozenset[str]
     rules: str
     """The fingerprint of the rules of now."""
 
@@ -219,6 +222,7 @@ async def prepare_replay(
         waiting=waiting,
         sequences=dict(catalog.sequences),
         accepted=accepted_tables(rules),
+        tolerated=tolerated_tables(rules),
         rules=rules_fingerprint(rules),
     )
 
@@ -320,7 +324,7 @@ async def _settle_batch(
             copied = await _copy(connection, read, judged.fitting)
             await record_replay(connection, work.run_id, table, judged.numbers, copied, work.rules)
             await set_identities(connection, [read.pair], work.sequences)
-            await _refresh_report(connection, run, work.accepted)
+            await _refresh_report(connection, run, work)
         await keep(connection, judged.others)
     orphans = [row for row in judged.others.values() if isinstance(row, str) and row.startswith(WAITING)]
     return len(judged.numbers), len(orphans)
@@ -366,15 +370,17 @@ async def reads_back(connection: Connection, pair: TablePair, copied: Copied | L
 # ---------------------------------------------------------------- after
 
 
-async def conclude_replay(connection: Connection, work: Replay) -> Report:
+async def conclude_replay(connection: Connection, work: Replay, *, memory: str = "64MB") -> Report:
     """Gather statistics of the tables and return the run's report as it is now; what the rules accept counts.
 
+    Foreign keys that the move has left NOT VALID are validated where the rows that they lacked are there by now.
     Raises LossError when the quarantine and the ledger's counts do not agree.
     """
     await analyze(connection, [read.pair.target for read in work.reads.values()])
+    left = await validate_left(connection, work.run_id, memory=memory)
     async with connection.transaction():
         run = await lock_finished_run(connection, work.run_id)
-        report = await _refresh_report(connection, run, work.accepted)
+        report = await _refresh_report(connection, run, work, left)
         await check_accounts(connection, run.id)
     return report
 
@@ -392,6 +398,8 @@ def judge_replay(result: ReplayReport) -> None:
     try:
         judge_report(result.run)
     except NotAccepted as error:
+        if not result.run.kept_aside:
+            raise NotAccepted(error.message, error.action, result=result) from error
         left = ", ".join(f"{table.quarantined:,} of {table.table}" for table in result.run.tables if table.quarantined)
         raise NotAccepted(
             f"{result.loaded:,} rows were loaded from quarantine; still in it: {left}.",
@@ -408,9 +416,11 @@ async def check_accounts(connection: Connection, run_id: int) -> None:
         refuse_loss(account, aside.get(account.table, 0))
 
 
-async def _refresh_report(connection: Connection, run: Run, accepted: frozenset[str]) -> Report:
+async def _refresh_report(
+    connection: Connection, run: Run, work: Replay, not_valid: tuple[OrphanedKey, ...] | None = None
+) -> Report:
     assert run.report is not None
-    before = finished_report(run, make_url(run.report["target"]), accepted)
+    before = finished_report(run, make_url(run.report["target"]), work.accepted, work.tolerated)
     books = await accounts(connection, run.id)
     tables = tuple(_with_account(table, books.get(table.table)) for table in before.tables)
     sent = sum(account.chunk_bytes + account.replayed_bytes for account in books.values())
@@ -418,6 +428,7 @@ async def _refresh_report(connection: Connection, run: Run, accepted: frozenset[
         before,
         tables=tables,
         bytes=sent,
+        not_valid=before.not_valid if not_valid is None else not_valid,
         # As they were told then: what is to be said of the source by now is no part of the record.
         notes=tuple(run.report["notes"]),
         again=False,

@@ -15,7 +15,7 @@ from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Any
 
 from pgferry.chart import Chart, Line, picture, shown_count
-from pgferry.model import CellDifference, Snapshot, TableVerdict
+from pgferry.model import CellDifference, OrphanedKey, Snapshot, TableVerdict
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -61,7 +61,11 @@ class Report:
     """The target's URL without its password."""
     accepted: frozenset[str] = frozenset()
     notes: tuple[str, ...] = ()
-    """What a person should know: complaints of SQLite's check, foreign keys left unvalidated, …"""
+    """What a person should know: complaints of SQLite's check, …"""
+    not_valid: tuple[OrphanedKey, ...] = ()
+    """Foreign keys that rows without a parent leave NOT VALID."""
+    tolerated: frozenset[str] = frozenset()
+    """Tables for whose foreign keys that is accepted by configuration."""
     again: bool = False
     """Whether the move was done earlier and nothing was left to do."""
 
@@ -72,13 +76,18 @@ class Report:
 
     @property
     def complete(self) -> bool:
-        """Whether, besides, no row is quarantined in a table where that is not accepted by configuration."""
-        return self.verified and not self.kept_aside
+        """Whether, besides, no row is in quarantine and no foreign key NOT VALID unless configuration accepts it."""
+        return self.verified and not self.kept_aside and not self.refused_keys
 
     @property
     def kept_aside(self) -> tuple[str, ...]:
         """Tables with quarantined rows that are not accepted."""
         return tuple(table.table for table in self.tables if table.quarantined and table.table not in self.accepted)
+
+    @property
+    def refused_keys(self) -> tuple[OrphanedKey, ...]:
+        """Foreign keys that stay NOT VALID, of tables where that is not accepted."""
+        return tuple(key for key in self.not_valid if key.table not in self.tolerated)
 
     def to_json(self) -> dict[str, Any]:
         """Return the report as JSON-able values."""
@@ -91,6 +100,7 @@ class Report:
             "staging": self.staging,
             "target": self.target,
             "notes": list(self.notes),
+            "foreign_keys_not_valid": [_key_json(key, self.tolerated) for key in self.not_valid],
             "already_migrated": self.again,
             "complete": self.complete,
             "verified": self.verified,
@@ -150,6 +160,7 @@ def markdown(report: Report, load_times: Sequence[tuple[datetime, int]] = ()) ->
     if differences:
         lines += ["", "### First differences", "", _markdown_differences(differences)]
     lines += [f"\n- {note}" for note in report.notes]
+    lines += [f"\n- {markdown_data(str(key))}" for key in report.not_valid]
     return "\n".join(lines)
 
 
@@ -186,9 +197,11 @@ def conclusion(report: Report) -> str:
     moved = f"{rows:,} rows moved, {cells:,} cells compared"
     if not report.verified:
         return f"{moved}: NOT EQUAL"
-    if report.kept_aside:
-        return f"{moved} and equal; rows of {', '.join(report.kept_aside)} are in quarantine"
-    return f"{moved}, all equal"
+    left = [f"rows of {', '.join(report.kept_aside)} are in quarantine"] if report.kept_aside else []
+    left += map(str, report.refused_keys[:1])
+    if others := report.refused_keys[1:]:
+        left.append(f"so do {len(others)} more: {', '.join(f'{key.name} of {key.table}' for key in others)}")
+    return f"{moved} and equal; {'; '.join(left)}" if left else f"{moved}, all equal"
 
 
 def _markdown_differences(differences: Sequence[CellDifference]) -> str:
@@ -233,6 +246,18 @@ def markdown_data(value: str) -> str:
     """Return a value out of a database as a table's cell shows it: nothing in it is a sign of Markdown or HTML."""
     shown = markdown_cell(escape(value, quote=False))
     return _SIGNS.sub(r"\\\g<0>", shown)
+
+
+def _key_json(key: OrphanedKey, tolerated: frozenset[str]) -> dict[str, Any]:
+    return {
+        "table": key.table,
+        "foreign_key": key.name,
+        "parent": key.parent,
+        "orphans": key.orphans,
+        "first": key.first,
+        "accepted": key.table in tolerated,
+        "told": str(key),
+    }
 
 
 def _table_json(table: TableVerdict) -> dict[str, Any]:

@@ -58,6 +58,9 @@ class TableRules(BaseModel):
     rename: str | None = Field(None, description="the table's name in the target, `schema.name` or `name`")
     exclude: bool = Field(False, description="leave the table out; its rows count as excluded")
     accept_quarantined: bool = Field(False, description="end with exit code 0 although rows are quarantined")
+    orphans: Literal["refuse", "not_valid"] = Field(
+        "refuse", description="rows whose foreign key finds no parent leave the key NOT VALID: end with exit code 3"
+    )
     columns: dict[str, ColumnRules] = Field(default_factory=dict)
 
 

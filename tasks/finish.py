@@ -8,11 +8,11 @@ from datetime import datetime
 from prefect import get_run_logger, task
 
 from pgferry import finishing
-from pgferry.model import TableVerdict
+from pgferry.model import OrphanedKey, TableVerdict
 from pgferry.move import Group, Move
-from pgferry.postgres.ledger import load_times
+from pgferry.postgres.ledger import Run, load_times
 from pgferry.report import Report, conclusion, markdown
-from pgferry.settings import load_settings
+from pgferry.settings import Rules, load_settings
 from pgferry.sqlite.snapshot import SnapshotCheck
 from tasks.artifacts import create_markdown_artifact
 from tasks.ends import session, target_url, wait_for
@@ -53,6 +53,7 @@ def report(
     check: SnapshotCheck,
     steps: dict[str, float],
     speed: Sequence[tuple[datetime, int]] = (),
+    not_valid: tuple[OrphanedKey, ...] = (),
 ) -> Report:
     """Keep the report in the ledger and show it.
 
@@ -63,11 +64,27 @@ def report(
 
     async def work() -> tuple[Report, list[tuple[datetime, int]]]:
         async with session(url, settings) as connection:
-            concluded = await finishing.conclude(connection, move, verdicts, check, url, steps)
+            concluded = await finishing.conclude(connection, move, verdicts, check, url, steps, not_valid)
             return concluded, await load_times(connection, move.run_id)
 
     result, times = wait_for(work())
     seen = max(speed, times, key=len)
     create_markdown_artifact(markdown(result, seen), key="migration", description=conclusion(result))
     get_run_logger().info("%s.", conclusion(result))
+    return result
+
+
+@task(name="validate again", task_run_name="validate foreign keys again", **TRANSIENT)
+def validate_again(run: Run, target: str, rules: Rules) -> Report:
+    """Validate the foreign keys that a finished run has left NOT VALID: somebody may have mended their rows."""
+    url, settings = target_url(target), load_settings()
+
+    async def work() -> Report:
+        async with session(url, settings) as connection:
+            return await finishing.validate_again(connection, run, url, rules, memory=settings.index_memory)
+
+    result = wait_for(work())
+    for key in result.not_valid:
+        get_run_logger().warning("%s.", key)
+    get_run_logger().info("%d foreign keys stay NOT VALID.", len(result.not_valid))
     return result

@@ -82,7 +82,7 @@ def conclude(work: Replay, tables: tuple[TableReplay, ...]) -> ReplayReport:
 
     async def run() -> ReplayReport:
         async with session(url, settings) as connection:
-            return ReplayReport(tables, await replaying.conclude_replay(connection, work))
+            return ReplayReport(tables, await replaying.conclude_replay(connection, work, memory=settings.index_memory))
 
     result = wait_for(run())
     create_markdown_artifact(replay_markdown(result), key="quarantine", description="Rows replayed from quarantine")

@@ -147,7 +147,8 @@ async def _add_foreign_keys(connection: Connection, live: Live) -> int:
 async def validate_foreign_keys(connection: Connection, live: Live) -> tuple[str, ...]:
     """Validate the foreign keys that were added, beside the application's work; returns what stands against any.
 
-    A foreign key whose rows break it stays NOT VALID, and the next call tries it again.
+    A foreign key whose rows break it stays NOT VALID, and the next call tries it again; what is returned says what the
+    rows are and which statement validates it.
     """
     problems: list[str] = []
     for step in await pending(connection, live.run_id):
@@ -155,7 +156,7 @@ async def validate_foreign_keys(connection: Connection, live: Live) -> tuple[str
             try:
                 await rebuild_one(connection, step, memory="64MB")
             except Permanent as error:
-                problems.append(error.message)
+                problems.append(str(error))
     return tuple(problems)
 
 

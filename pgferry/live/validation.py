@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
@@ -236,13 +235,9 @@ def _notes(validation: Validation) -> list[str]:
     ]
     return aside + [
         f"{key.orphans.count:,} rows of `{key.table}` point at rows that `{key.orphans.parent}` does not hold (foreign "
-        f"key `{key.name}`, the first with {_values(key.orphans.first)}): it will stay NOT VALID."
+        f"key `{key.name}`, the first with {key.orphans.shown}): it will stay NOT VALID."
         for key in validation.dangling
     ]
-
-
-def _values(first: Mapping[str, str | None]) -> str:
-    return ", ".join(f"{column} = {value}" for column, value in first.items())
 
 
 def _table_json(table: TableComparison) -> dict[str, Any]:

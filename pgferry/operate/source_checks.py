@@ -104,7 +104,8 @@ def check_foreign_keys(copy: Path) -> Check:
     return warned(
         name,
         f"{orphans:,} rows without a parent",
-        "They move; the foreign key then stays NOT VALID. Correct the rows: PRAGMA foreign_key_check lists them.",
+        "They move; the foreign key then stays NOT VALID, and the move ends with exit code 3 unless pgferry.toml says "
+        '`orphans = "not_valid"` for their table. Correct the rows: PRAGMA foreign_key_check lists them.',
     )
 
 

@@ -38,7 +38,19 @@ _Family = tuple[str, str, str, bool]
 _NO_RESOURCES = "53"
 """The class of SQLSTATEs of a server whose disk, memory or connections do not suffice."""
 
+_MAKE_ROOM = "Make room on the server and run the same command again; the definition waits in pgferry.deferred."
+
+# Not "in the target": the same command would read back other rows than it had sent, and end with a difference.
+_MEND_SOURCE = (
+    "Correct these rows in the source and begin anew with --restart; until then the definition waits in "
+    "pgferry.deferred."
+)
+
 _IN_USE = (asyncpg.DependentObjectsStillExistError, asyncpg.InsufficientPrivilegeError)
+
+
+class OrphansLeft(Permanent):
+    """A foreign key cannot be validated: rows of its table point at nothing. `details["orphans"]` counts them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,7 +204,8 @@ async def rebuild_one(conn: Connection, deferred: Deferred, *, memory: str) -> N
     """Build one step again, in one transaction with the mark that it is built. A built one is left as it is.
 
     `memory` is the build's maintenance_work_mem. Raises Permanent when the rows do not allow it: a duplicate key by
-    name, or a foreign key's first orphan and how many there are; the definition stays in the ledger, with the error.
+    name, or OrphansLeft with a foreign key's first orphan and how many there are; the definition stays in the ledger,
+    with the error.
     Transient errors of the driver pass through.
     """
     try:
@@ -226,16 +239,6 @@ async def rebuild_step(conn: Connection, deferred: Deferred) -> None:
     await conn.execute(SQL["mark_rebuilt"], deferred.id, None)
 
 
-async def accept(conn: Connection, deferred: Deferred, reason: str) -> None:
-    """Leave a foreign key NOT VALID for good: the step counts as done, and the ledger keeps the reason.
-
-    Raises UsageError for any other step: nothing else may be left out.
-    """
-    if deferred.kind is not Kind.VALIDATION:
-        raise UsageError(f"The {deferred} cannot be left out.", "Correct the rows that stand in its way.")
-    await conn.execute(SQL["mark_rebuilt"], deferred.id, reason)
-
-
 async def put_foreign_keys_away(conn: Connection, run_id: int) -> int:
     """Drop the foreign keys that the run had put aside and built again; their definitions wait in the ledger as before.
 
@@ -251,14 +254,19 @@ async def put_foreign_keys_away(conn: Connection, run_id: int) -> int:
         return len(names)
 
 
-async def table_exists(conn: Connection, deferred: Deferred) -> bool:
-    """Say whether the table of the definition is still there."""
-    return bool(await conn.fetchval(SQL["table_exists"], deferred.schema, deferred.table))
+async def is_gone(conn: Connection, deferred: Deferred) -> bool:
+    """Say whether what the step is about is no longer there: its table, or the constraint that it validates."""
+    if deferred.kind is Kind.VALIDATION:
+        row = await conn.fetchrow(SQL["constraint_now"], deferred.schema, deferred.table, deferred.name)
+        return row is None
+    return not await conn.fetchval(SQL["table_exists"], deferred.schema, deferred.table)
 
 
 async def mark_gone(conn: Connection, deferred: Deferred) -> None:
-    """Close a step whose table no longer exists; the ledger keeps the definition and says so."""
-    await conn.execute(SQL["mark_rebuilt"], deferred.id, f"not built: {deferred.schema}.{deferred.table} is gone")
+    """Close a step whose table or constraint no longer exists; the ledger keeps the definition and says so."""
+    what = f"{deferred.schema}.{deferred.table}"
+    what = f"the foreign key {deferred.name} of {what}" if deferred.kind is Kind.VALIDATION else what
+    await conn.execute(SQL["mark_rebuilt"], deferred.id, f"not built: {what} is gone")
 
 
 async def _set_memory(conn: Connection, memory: str) -> None:
@@ -306,7 +314,7 @@ async def _explain(conn: Connection, deferred: Deferred, error: Exception) -> Fe
     if isinstance(error, FerryError):
         return error
     if isinstance(error, asyncpg.ForeignKeyViolationError):
-        return await _orphan_error(conn, deferred)
+        return await _orphan_error(conn, deferred, error)
     return build_error(deferred, error)
 
 
@@ -316,22 +324,24 @@ def build_error(deferred: Deferred, error: Exception) -> Permanent:
     # Only the first line: asyncpg appends the detail and the hint to the message.
     said = str(error).partition("\n")[0].rstrip(".")
     lacking = (getattr(error, "sqlstate", None) or "").startswith(_NO_RESOURCES)
-    cure = "Make room on the server" if lacking else "Correct the rows in the target or the source"
     return Permanent(
         f"The {deferred} cannot be built: {said}{f' ({detail})' if detail else ''}.",
-        f"{cure} and run the same command again; the definition waits in pgferry.deferred.",
+        _MAKE_ROOM if lacking else _MEND_SOURCE,
         deferred=deferred,
         detail=detail,
     )
 
 
-async def _orphan_error(conn: Connection, deferred: Deferred) -> Permanent:
+async def _orphan_error(conn: Connection, deferred: Deferred, error: Exception) -> Permanent:
     found = await find_orphans(conn, deferred.schema, deferred.table, deferred.name)
-    values = ", ".join(f"{column} = {value}" for column, value in found.first.items())
-    return Permanent(
+    if not found.count:
+        # Mended since the server met it.
+        return build_error(deferred, error)
+    return OrphansLeft(
         f"The {deferred} cannot be validated: {found.count} rows point at rows that {found.parent} does not hold, "
-        f"the first of them with {values}.",
-        "Correct or remove these rows and run again, or accept that the foreign key stays NOT VALID.",
+        f"the first of them with {found.shown}.",
+        "Until then it stays NOT VALID: new rows are held to it. Correct or remove these rows, and let the target run: "
+        f"{deferred.definition};",
         deferred=deferred,
         orphans=found,
     )

@@ -21,6 +21,11 @@ class Orphans:
     count: int
     first: dict[str, str | None] = field(default_factory=dict)
 
+    @property
+    def shown(self) -> str:
+        """Return the first one as messages show it."""
+        return ", ".join(f"{column} = {value}" for column, value in self.first.items())
+
 
 @dataclass(frozen=True, slots=True)
 class ForeignKey:

@@ -7,7 +7,7 @@ import asyncpg
 from pgferry.errors import Permanent, is_transient
 from pgferry.model import TargetTable
 from pgferry.postgres.catalog import have_rows, rows_of
-from pgferry.postgres.deferred import build_error, mark_gone, pending, rebuild_step, table_exists
+from pgferry.postgres.deferred import build_error, is_gone, mark_gone, pending, rebuild_step
 from pgferry.postgres.handle import Connection
 from pgferry.postgres.statements import statements
 
@@ -20,7 +20,7 @@ async def restart(conn: Connection, run_id: int) -> None:
 
     Emptied are exactly the target tables in which this run has loaded rows, never by CASCADE, together with tables
     that point at them and are empty anyway. The definitions that the run had dropped are all built again, which is
-    quick on empty tables; so none is carried from one run to the next. A table that no longer exists is passed over.
+    quick on empty tables; so none is carried from one run to the next. What no longer exists is passed over.
     Raises Permanent, with nothing changed, when another table that has rows points at one of these, or when a
     definition cannot be built. A run that was restarted before is left as it is.
     """
@@ -70,7 +70,7 @@ def _pointed_at(row: asyncpg.Record) -> Permanent:
 
 async def _rebuild_all(conn: Connection, run_id: int) -> None:
     for step in await pending(conn, run_id):
-        if not await table_exists(conn, step):
+        if await is_gone(conn, step):
             await mark_gone(conn, step)
             continue
         try:

@@ -19,13 +19,14 @@ from sqlalchemy.engine import URL
 from pgferry.building import build, put_aside
 from pgferry.copying import export_unit, judge_group, load_unit, read_back_unit, units_to_read
 from pgferry.finishing import analyze_group, conclude, settle
-from pgferry.model import TableVerdict
+from pgferry.model import OrphanedKey, TableVerdict
 from pgferry.move import Group, Move, prepare
 from pgferry.postgres.connection import Connection, connect
 from pgferry.postgres.deferred import Deferred, pending
 from pgferry.postgres.definitions import Stage
 from pgferry.postgres.ledger import record_snapshot
 from pgferry.postgres.runs import open_run
+from pgferry.postgres.validated_keys import validate_keys
 from pgferry.report import Report
 from pgferry.settings import Rules, Settings, load_settings
 from pgferry.sqlite import snapshot as snapshots
@@ -186,13 +187,15 @@ class Mover:
 
     async def finish(self, move: Move, verdicts: dict[str, TableVerdict]) -> Report:
         """Add foreign keys, set identities, and close the run."""
+        left: tuple[OrphanedKey, ...] = ()
         if not move.live:
-            await self.build(move, Stage.FOREIGN_KEY, Stage.VALIDATE)
+            await self.build(move, Stage.FOREIGN_KEY)
+            left = await validate_keys(self.connection, await self._pending(move), memory=MEMORY)
         await settle(self.connection, move)
         for group in move.groups:
             await analyze_group(self.connection, move, group)
         check = snapshots.check(move.snapshot)
-        return await conclude(self.connection, move, tuple(verdicts.values()), check, self.url, {})
+        return await conclude(self.connection, move, tuple(verdicts.values()), check, self.url, {}, left)
 
     async def run(self) -> Report:
         """Move everything."""

@@ -7,17 +7,20 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
+from types import SimpleNamespace
 from uuid import uuid4
 
 import asyncpg
 import pytest
 
 from pgferry.errors import Permanent, UsageError
+from pgferry.live.switch import validate_foreign_keys
 from pgferry.postgres import ledger
 from pgferry.postgres.catalog import read_tables, server_version
 from pgferry.postgres.connection import connect
-from pgferry.postgres.deferred import accept, defer, pending, rebuild_one, recorded
+from pgferry.postgres.deferred import OrphansLeft, defer, pending, rebuild_one, recorded
 from pgferry.postgres.definitions import Kind, Stage
+from pgferry.postgres.validated_keys import validate_keys, validate_left
 
 MEMORY = "16MB"
 
@@ -425,20 +428,61 @@ async def test_orphans_of_several_columns_follow_the_match_rule(connection):
     assert counts == {"simple": 1, "whole": 3}
 
 
-async def test_a_foreign_key_may_be_left_unvalidated_by_decision(connection):
+async def test_a_foreign_key_with_orphans_stays_not_valid_until_they_are_gone(connection):
+    await connection.execute(SMALL)
+    before = await everything(connection)
+    run_id = await begin(connection)
+    await defer(connection, run_id, await tables_of(connection))
+    await connection.execute("INSERT INTO c VALUES (7), (7), (NULL)")
+    steps = await pending(connection, run_id)
+    for step in steps[:-1]:
+        await rebuild_one(connection, step, memory=MEMORY)
+
+    (left,) = await validate_keys(connection, steps[-1:], memory=MEMORY)
+
+    assert (left.table, left.name, left.parent, left.orphans, left.first) == (
+        "public.c", "c_id_fkey", "public.p", 2, "id = 7"
+    )  # fmt: skip
+    (waiting,) = await pending(connection, run_id)
+    assert "2 rows point at rows that public.p does not hold" in waiting.error
+    assert await connection.fetchval("SELECT convalidated FROM pg_constraint WHERE conname = 'c_id_fkey'") is False
+    with pytest.raises(asyncpg.ForeignKeyViolationError):
+        await connection.execute("INSERT INTO c VALUES (8)")
+
+    assert await validate_left(connection, run_id, memory=MEMORY) == (left,)
+    await connection.execute("DELETE FROM c WHERE id = 7")
+    assert await validate_left(connection, run_id, memory=MEMORY) == ()
+    assert await pending(connection, run_id) == ()
+    assert await everything(connection) == before
+
+
+async def test_a_switch_tells_the_orphans_and_the_statement_that_validates_their_key(connection):
     await connection.execute(SMALL)
     run_id = await begin(connection)
     await defer(connection, run_id, await tables_of(connection))
     await connection.execute("INSERT INTO c VALUES (7)")
-    steps = await pending(connection, run_id)
-    with pytest.raises(UsageError, match="cannot be left out"):
-        await accept(connection, steps[0], "no")
-    with pytest.raises(Permanent):
+    with pytest.raises(OrphansLeft):
         await rebuild_all(connection, run_id)
-    await accept(connection, steps[-1], "1 orphan, accepted")
+    live = SimpleNamespace(run_id=run_id)
+    (told,) = await validate_foreign_keys(connection, live)
+    assert "1 rows point at rows that public.p does not hold, the first of them with id = 7" in told
+    await connection.execute("DELETE FROM c")
+    await connection.execute(told.rpartition("let the target run: ")[2])
+    assert await validate_foreign_keys(connection, live) == ()
     assert await pending(connection, run_id) == ()
-    assert (await recorded(connection, run_id))[-1].error == "1 orphan, accepted"
-    assert await connection.fetchval("SELECT convalidated FROM pg_constraint WHERE conname = 'c_id_fkey'") is False
+
+
+async def test_a_foreign_key_that_somebody_drops_is_validated_no_more(connection):
+    await connection.execute(SMALL)
+    run_id = await begin(connection)
+    await defer(connection, run_id, await tables_of(connection))
+    await connection.execute("INSERT INTO c VALUES (7)")
+    with pytest.raises(OrphansLeft):
+        await rebuild_all(connection, run_id)
+    await connection.execute("ALTER TABLE c DROP CONSTRAINT c_id_fkey")
+    assert await validate_left(connection, run_id, memory=MEMORY) == ()
+    assert await pending(connection, run_id) == ()
+    assert "c_id_fkey of public.c is gone" in (await recorded(connection, run_id))[-1].error
 
 
 async def test_wrong_memory_is_a_wrong_setting(connection):

@@ -107,6 +107,9 @@ SELECT con.contype::text AS contype, con.convalidated AS valid
 SELECT EXISTS (SELECT 1 FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
                 WHERE n.nspname = $1 AND c.relname = $2 AND c.relkind IN ('r', 'p'))
 
+-- name: source_of : the source table of a run whose rows went to a target table
+SELECT source_table FROM pgferry.run_table WHERE run_id = $1 AND target_schema = $2 AND target_table = $3
+
 -- name: foreign_key_columns
 SELECT pn.nspname AS parent_schema, p.relname AS parent, con.confmatchtype = 'f' AS match_full,
        ARRAY(SELECT a.attname::text FROM unnest(con.conkey) WITH ORDINALITY AS k (number, place)
