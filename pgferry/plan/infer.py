@@ -14,9 +14,10 @@ from datetime import datetime, timedelta
 from enum import Enum, auto
 
 from pgferry.model import Affinity, ColumnRule, PgKind, PgType, SourceColumn
-from pgferry.plan.fit import misfits
+from pgferry.plan.fit import misfits, seen_as
 from pgferry.sqlite.forms import Form, JsonFit
 from pgferry.sqlite.profile import ColumnProfile, is_decimal
+from pgferry.sqlite.spellings import Spelling
 
 ENOUGH = 10
 """Values that it takes to see dates, UUIDs or JSON in a column that is declared as plain text, or not at all."""
@@ -78,7 +79,7 @@ def infer(column: SourceColumn, profile: ColumnProfile, rule: ColumnRule, use: U
     """Propose a type for a column, given what it holds, what a person has decided about it, and how it is used."""
     if use.rowid:
         return Proposal(PgType(PgKind.BIGINT), f"{_seen(column, profile)}, the rowid → bigint")
-    hint = hint_of(column)
+    hint, profile = hint_of(column), as_declared(column, profile)
     chosen = _choose(column, profile, rule, use)
     number_as_bytes = chosen.kind is PgKind.BYTEA and bool(profile.integers + profile.reals)
     rule = replace(rule, number_as_bytes=rule.number_as_bytes or number_as_bytes)
@@ -89,7 +90,13 @@ def infer(column: SourceColumn, profile: ColumnProfile, rule: ColumnRule, use: U
 
 def evidence(column: SourceColumn, profile: ColumnProfile, type: PgType) -> str:
     """Say in one line what the column holds and what it becomes."""
+    profile = as_declared(column, profile)
     return f"{_seen(column, profile)}{_finding(profile, type)} → {type_sql(type)}"
+
+
+def as_declared(column: SourceColumn, profile: ColumnProfile) -> ColumnProfile:
+    """Return what the profile says of the column: spellings count only where the declared type promises them."""
+    return profile if _by_words(column) in _SPELLED else profile.by_forms()
 
 
 def type_sql(type: PgType) -> str:
@@ -101,15 +108,22 @@ def type_sql(type: PgType) -> str:
 
 def hint_of(column: SourceColumn) -> Hint:
     """Return what the declared type promises, or its affinity where the words say nothing."""
-    text = column.declared.upper()
-    for words, hint in _WORDS:
-        if any(word in text for word in words):
-            return hint
-    if is_decimal(text):
+    named = _by_words(column)
+    if named is not None:
+        return named
+    if is_decimal(column.declared):
         return Hint.DECIMAL
     if column.affinity is Affinity.TEXT and column.default and _NOW.search(column.default):
         return Hint.TIMESTAMP
     return _by_affinity(column)
+
+
+def _by_words(column: SourceColumn) -> Hint | None:
+    text = column.declared.upper()
+    return next((hint for words, hint in _WORDS if any(word in text for word in words)), None)
+
+
+_SPELLED = frozenset({Hint.BOOLEAN, Hint.TIMESTAMP, Hint.TIMESTAMPTZ, Hint.DATE, Hint.TIME, Hint.JSON})
 
 
 _WORDS: tuple[tuple[tuple[str, ...], Hint], ...] = (
@@ -249,11 +263,14 @@ def _allowed(type: PgType, profile: ColumnProfile, use: Use) -> bool:
     if not use.unique or not profile.texts:
         return True
     if type.kind in (PgKind.TIMESTAMP, PgKind.TIME):
-        one_form = profile.forms & {Form.TIMESTAMP, Form.TIMESTAMP_T, Form.TIME}
+        one_form = profile.forms & {Form.TIMESTAMP, Form.TIMESTAMP_T, Form.TIME} or profile.spellings & _ONE_TEXT_EACH
         return bool(one_form) and profile.min_chars == profile.max_chars
     if type.kind is PgKind.UUID:
         return Form.UUID in profile.forms and not profile.blobs
     return type.kind in (PgKind.DATE, PgKind.TEXT, PgKind.BYTEA)
+
+
+_ONE_TEXT_EACH = frozenset({Spelling.MINUTES, Spelling.MINUTES_T, Spelling.TIME_MINUTES})
 
 
 # ---------------------------------------------------------------- what needs a yes, and what to know
@@ -271,6 +288,10 @@ def _questions(
         if other != chosen:
             count = f"{profile.empties:,} empty strings"
             yield "on_empty", "null", f"{count}; as NULL the column would be {type_sql(other)}"
+    if profile.spellings == {Spelling.MOMENT} and rule.timezone is None:
+        other = _choose(column, profile, replace(rule, timezone="UTC"), use)
+        if other != chosen:
+            yield "timezone", "UTC", f"{Spelling.MOMENT}; with those in UTC the column would be {type_sql(other)}"
     unit = epoch_unit(profile)
     if hint in (Hint.TIMESTAMP, Hint.TIMESTAMPTZ, Hint.DATE) and unit and rule.epoch is None:
         edges = f"numbers from {_low(profile):,} to {_high(profile):,}"
@@ -358,6 +379,12 @@ def _one_class(profile: ColumnProfile, type: PgType, name: str) -> str:
     if name == "integers":
         return f"integers from {profile.integer_min} to {profile.integer_max}"
     if name == "texts" and type.kind is not PgKind.TEXT:
-        form = next((form for form in Form if form in profile.forms), None)
-        return f"texts: {form.value}" if form else name
-    return f"texts of up to {profile.max_chars:,} characters" if name == "texts" else name
+        seen = seen_as(profile, type)
+        return f"texts: {seen.value}" if seen else name
+    return f"texts of up to {profile.max_chars:,} characters{_undecided(profile)}" if name == "texts" else name
+
+
+def _undecided(profile: ColumnProfile) -> str:
+    """Say why moments or times that a declared type promises stay text."""
+    mixed = not profile.forms and profile.spellings in (frozenset({Spelling.MOMENT}), frozenset({Spelling.CLOCK}))
+    return f": {next(iter(profile.spellings)).value}" if mixed else ""
