@@ -28,6 +28,11 @@ quarantined; beyond it the column is no text, and becomes bytea."""
 
 _ROOM_TO_GROW = 2**30
 _DECIMAL = re.compile(r"\(\s*(\d+)\s*(?:,\s*(\d+)\s*)?\)")
+_NUMBER = re.compile(
+    r"(?<![A-Z])(?:NUM|DEC|FIXED|CURRENCY|PERCENT|SINGLE|LONG|SHORT|BYTE|BIT|YEAR|EPOCH|(?:SMALL|BIG)?SERIAL|"
+    r"(?:UN)?SIGNED|COUNTER|IDENTITY|AUTO_?INCREMENT)(?![A-Z])"
+)
+"""Words for numbers whose affinity is NUMERIC, beside those of `is_decimal`."""
 _NOW = re.compile(r"current_timestamp|datetime\s*\(\s*'now'", re.IGNORECASE)
 _EPOCHS = {"s": (1e8, 4.2e9), "ms": (1e11, 4.2e12), "us": (1e14, 4.2e15), "julian": (2.3e6, 2.6e6)}
 """Unit -> the numbers that it gives the years 1973 to 2103 (Julian days: 1585 to 2406). The ranges do not overlap."""
@@ -50,6 +55,9 @@ class Hint(Enum):
     BLOB = auto()
     NUMBER = auto()
     NOTHING = auto()
+    """No declared type."""
+    UNKNOWN = auto()
+    """A declared type whose affinity is NUMERIC only because SQLite does not know it: XML, INET."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +99,8 @@ def infer(column: SourceColumn, profile: ColumnProfile, rule: ColumnRule, use: U
 def evidence(column: SourceColumn, profile: ColumnProfile, type: PgType) -> str:
     """Say in one line what the column holds and what it becomes."""
     profile = as_declared(column, profile)
-    return f"{_seen(column, profile)}{_finding(profile, type)} → {type_sql(type)}"
+    blind = ", no data to tell by" if hint_of(column) is Hint.UNKNOWN and not profile.values else ""
+    return f"{_seen(column, profile)}{_finding(profile, type)}{blind} → {type_sql(type)}"
 
 
 def as_declared(column: SourceColumn, profile: ColumnProfile) -> ColumnProfile:
@@ -111,7 +120,7 @@ def hint_of(column: SourceColumn) -> Hint:
     named = _by_words(column)
     if named is not None:
         return named
-    if is_decimal(column.declared):
+    if is_decimal(_without_labels(column.declared)):
         return Hint.DECIMAL
     if column.affinity is Affinity.TEXT and column.default and _NOW.search(column.default):
         return Hint.TIMESTAMP
@@ -119,8 +128,13 @@ def hint_of(column: SourceColumn) -> Hint:
 
 
 def _by_words(column: SourceColumn) -> Hint | None:
-    text = column.declared.upper()
+    text = _without_labels(column.declared).upper()
     return next((hint for words, hint in _WORDS if any(word in text for word in words)), None)
+
+
+def _without_labels(declared: str) -> str:
+    """Return a declared type without the quoted labels of an `"ENUM('date', 'number')"`, which promise nothing."""
+    return re.sub(r"'[^']*'", "", declared)
 
 
 _SPELLED = frozenset({Hint.BOOLEAN, Hint.TIMESTAMP, Hint.TIMESTAMPTZ, Hint.DATE, Hint.TIME, Hint.JSON})
@@ -145,15 +159,21 @@ _BYTES = ("BYTEA", "BINARY")
 def _by_affinity(column: SourceColumn) -> Hint:
     if column.affinity is Affinity.BLOB:
         return Hint.BLOB if "BLOB" in column.declared.upper() else Hint.NOTHING
-    if column.affinity is Affinity.NUMERIC and any(word in column.declared.upper() for word in _BYTES):
-        return Hint.BLOB
+    if column.affinity is Affinity.NUMERIC:
+        return _by_numeric_affinity(_without_labels(column.declared).upper())
     by_affinity = {
         Affinity.INTEGER: Hint.INTEGER,
         Affinity.REAL: Hint.REAL,
         Affinity.TEXT: Hint.TEXT,
-        Affinity.NUMERIC: Hint.NUMBER,
     }
     return by_affinity[column.affinity]
+
+
+def _by_numeric_affinity(declared: str) -> Hint:
+    """Tell numbers from the words that get the affinity NUMERIC only because SQLite does not know them."""
+    if any(word in declared for word in _BYTES):
+        return Hint.BLOB
+    return Hint.NUMBER if _NUMBER.search(declared) else Hint.UNKNOWN
 
 
 # ---------------------------------------------------------------- the choice
@@ -193,7 +213,7 @@ def _expected(column: SourceColumn, profile: ColumnProfile, use: Use) -> Iterato
         yield PgType(kind)
     if hint is Hint.BLOB and (profile.blobs or not profile.values):
         yield PgType(PgKind.BYTEA)
-    if (hint is Hint.NOTHING and not profile.values) or (hint is Hint.TEXT and not profile.texts):
+    if (hint in (Hint.NOTHING, Hint.UNKNOWN) and not profile.values) or (hint is Hint.TEXT and not profile.texts):
         yield PgType(PgKind.TEXT)
     if hint in (Hint.TEXT, Hint.NOTHING, Hint.BLOB):
         yield from _by_look(profile, use)
@@ -244,7 +264,7 @@ def _numbers(column: SourceColumn, profile: ColumnProfile) -> Iterator[PgType]:
         yield _sized(column, profile)
     if profile.integers or profile.reals:
         yield PgType(PgKind.DOUBLE)
-    if profile.integers or profile.reals or hint_of(column) is Hint.NUMBER:
+    if profile.integers or profile.reals or hint_of(column) in (Hint.NUMBER, Hint.UNKNOWN):
         yield PgType(PgKind.NUMERIC)
 
 

@@ -161,6 +161,26 @@ SPELLED: list[tuple[str, Sequence[object], str]] = [
 ]
 
 
+@pytest.mark.parametrize("declared", ["XML", "ENUM", "\"ENUM('date', 'number')\"", "INET", "CIDR", "MACADDR", "HSTORE"])
+def test_an_empty_column_of_an_unknown_type_is_text(declared: str) -> None:
+    assert type_sql(proposed(declared, []).type) == type_sql(proposed(declared, [None]).type) == "text"
+    assert type_sql(proposed(declared, ["<a/>"]).type) == "text"
+    assert type_sql(proposed(declared, [7]).type) == "integer"
+
+
+def test_the_evidence_says_that_an_unknown_type_had_no_data() -> None:
+    assert proposed("XML", []).evidence == "XML, 0 rows, no data to tell by → text"
+    assert proposed("INET", [None]).evidence == "INET, 1 row, all NULL, no data to tell by → text"
+    assert proposed("INET", [1]).evidence == "INET, 1 row, all integers from 1 to 1 → integer"
+
+
+@pytest.mark.parametrize(
+    "declared", ["NUMERIC", "DECIMAL", "MONEY", "DEC", "NUMBER", "BIT", "YEAR", "CURRENCY", "SERIAL4"]
+)
+def test_an_empty_column_of_a_numeric_word_stays_numeric(declared: str) -> None:
+    assert proposed(declared, []).type.kind is PgKind.NUMERIC
+
+
 @pytest.mark.parametrize(("declared", "values", "type"), SPELLED)
 def test_a_declared_type_gives_looser_spellings_a_meaning(declared: str, values: Sequence[object], type: str) -> None:
     assert type_sql(proposed(declared, values).type) == type
