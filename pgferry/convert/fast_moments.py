@@ -134,11 +134,11 @@ def _one_length(columns: Bytes, type: PgType, rule: ColumnRule) -> tuple[Integer
 
 def _moment(columns: Bytes, tail: int) -> tuple[Integers, Bools]:
     """Parse `YYYY-MM-DD`, or that and a clock; an offset (`tail`) only follows a clock."""
+    if len(columns) != 10 and len(columns) < 16:  # `2024+00:00` is shorter than a date before its tail
+        return np.zeros(columns.shape[1], np.int64), np.zeros(columns.shape[1], np.bool_)
     days, certain = _days(columns[:10])
     if len(columns) == 10:
         return days * _DAY, certain & (tail == 0)
-    if len(columns) < 16:
-        return days, np.zeros(len(days), np.bool_)
     clock, good = _clock(columns[11:])
     separated = (columns[10] == ord(" ")) | (columns[10] == ord("T"))
     return days * _DAY + clock, certain & good & separated
