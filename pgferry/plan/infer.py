@@ -277,9 +277,15 @@ def _sized(column: SourceColumn, profile: ColumnProfile) -> PgType:
 
 
 def _allowed(type: PgType, profile: ColumnProfile, use: Use) -> bool:
-    """Keep different texts different in unique columns, and unorderable types out of indexes."""
+    """Keep different texts different in unique columns, and unorderable types out of indexes.
+
+    Looser words for true and false are taken only one each: then they go back as they were, and conditions that name
+    them keep their meaning.
+    """
     if type.kind is PgKind.JSON:
         return not use.indexed
+    if type.kind is PgKind.BOOLEAN and profile.texts and Form.BOOLEAN not in profile.forms and not profile.truths:
+        return profile.texts == profile.empties and not use.unique
     if not use.unique or not profile.texts:
         return True
     if type.kind in (PgKind.TIMESTAMP, PgKind.TIME):
@@ -399,12 +405,16 @@ def _one_class(profile: ColumnProfile, type: PgType, name: str) -> str:
     if name == "integers":
         return f"integers from {profile.integer_min} to {profile.integer_max}"
     if name == "texts" and type.kind is not PgKind.TEXT:
+        if type.kind is PgKind.BOOLEAN and profile.truths:
+            return f"texts: {' or '.join(sorted(profile.words))}"
         seen = seen_as(profile, type)
         return f"texts: {seen.value}" if seen else name
     return f"texts of up to {profile.max_chars:,} characters{_undecided(profile)}" if name == "texts" else name
 
 
 def _undecided(profile: ColumnProfile) -> str:
-    """Say why moments or times that a declared type promises stay text."""
-    mixed = not profile.forms and profile.spellings in (frozenset({Spelling.MOMENT}), frozenset({Spelling.CLOCK}))
+    """Say why moments, times or truths that a declared type promises stay text."""
+    if profile.spellings == {Spelling.BOOLEAN} and not profile.forms and not profile.truths:
+        return ": more than one word for true or false"
+    mixed = profile.spellings in [{Spelling.MOMENT}, {Spelling.CLOCK}] and not profile.forms
     return f": {next(iter(profile.spellings)).value}" if mixed else ""

@@ -88,13 +88,18 @@ class _Names:
             match.replace(_like(match) if isinstance(match, exp.Like) else _glob(match))
 
     def _compare_booleans(self, node: exp.Expression) -> None:
-        """Compare a boolean column with true and false instead of 1 and 0."""
+        """Compare a boolean column with true and false instead of 1 and 0, or instead of its words."""
         left, right = node.args["this"], node.args["expression"]
         if not isinstance(left, exp.Column) or not isinstance(right, exp.Literal):
             return
         boolean = {column.type.kind for column in self._known(left)} == {PgKind.BOOLEAN}
+        truths = {word: truth for column in self._known(left) for word, truth in column.truths}
         if boolean and right.name in ("0", "1"):
             node.set("expression", exp.Boolean(this=right.name == "1"))
+        elif boolean and truths and right.is_string:
+            if right.name not in truths:
+                raise Untranslatable(f"it compares {left.name!r} with {right.name!r}, a word that it does not hold")
+            node.set("expression", exp.Boolean(this=truths[right.name]))
 
     def _table(self, node: exp.Table) -> None:
         key = node.name.lower()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sqlite3
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 from pgferry.model import Affinity, SourceColumn, SourceTable
 from pgferry.quoting import quote
 from pgferry.sqlite.forms import Form, Forms, JsonFit, forms_of, json_fit
-from pgferry.sqlite.spellings import Spelling, Spellings, spellings_of
+from pgferry.sqlite.spellings import TRUE_WORDS, Spelling, Spellings, spellings_of
 
 _COLUMNS_A_SCAN = 100  # SQLite allows 2,000 result columns; one column has up to 12.
 
@@ -55,6 +55,8 @@ class ColumnProfile:
     """The looser spellings that every text has, as `forms`; they count where the declared type promises them."""
     json_spelled: JsonFit = JsonFit.NONE
     """As `json`, of texts that are spelled `Spelling.JSON`."""
+    words: frozenset[str] = frozenset()
+    """The different texts, where all are spelled `Spelling.BOOLEAN`."""
     whole_digits: int = 0
     """The most digits before the decimal point of a real, in its shortest exact decimal form."""
     scale: int = 0
@@ -74,6 +76,12 @@ class ColumnProfile:
     def finite(self) -> bool:
         """Whether no real is an infinity."""
         return all(math.isfinite(edge) for edge in (self.real_min or 0.0, self.real_max or 0.0))
+
+    @property
+    def truths(self) -> Mapping[str, bool]:
+        """What each word says, where no two say the same and no number does; empty otherwise."""
+        said = {word: word.lower() in TRUE_WORDS for word in self.words}
+        return said if len(set(said.values())) == len(said) and not self.integers + self.reals else {}
 
     def by_forms(self) -> ColumnProfile:
         """Return the same without the looser spellings: for a column whose declared type does not promise them."""
@@ -235,6 +243,7 @@ def _with_text(column: ColumnProfile, measured: dict[str, Any] | None) -> Column
         "max_octets": max(column.max_octets, measured["max_octets"]),
         "json": JsonFit(measured["json"]),
         "json_spelled": JsonFit(measured["json_spelled"]),
+        "words": frozenset(measured["words"]),
     }
     return replace(column, **measured | found)
 
@@ -254,6 +263,7 @@ class _Texts:
         self.undecodable = 0
         self.forms: Forms | None = None
         self.spellings: Spellings | None = None
+        self.words: set[str] = set()
         self.json = JsonFit.JSONB
 
     def step(self, raw: bytes | None, /) -> None:
@@ -303,6 +313,8 @@ class _Texts:
             self.json = min(self.json, json_fit(text))
             if not self.json:
                 self.forms, self.spellings = frozenset(), frozenset()
+        elif Spelling.BOOLEAN in self.spellings:
+            self.words.add(text)
 
     def finalize(self) -> str:
         forms, spellings = sorted(self.forms or ()), sorted(self.spellings or ())
@@ -318,6 +330,7 @@ class _Texts:
                 "forms": forms,
                 "json": self.json if Form.JSON in forms else JsonFit.NONE,
                 "spellings": spellings,
+                "words": sorted(self.words) if Spelling.BOOLEAN in spellings else [],
                 "json_spelled": self.json if Spelling.JSON in spellings else JsonFit.NONE,
             }
         )

@@ -40,7 +40,9 @@ _OFFSET = r" ?(?:Z|z|UTC|[+-](?:0[0-9]|1[0-4])(?::?[0-5][0-9])?)"
 _MOMENT = re.compile(rf"([0-9]{{4}})-([0-9]{{2}})-([0-9]{{2}})([ T]){_CLOCK}({_OFFSET})?")
 _MINUTES = re.compile(_HOURS_AND_MINUTES)
 _UTC = re.compile(r"Z|z|UTC|[+-]00(?::?00)?")
-_WORDS = frozenset({"t", "f", "true", "false", "y", "n", "yes", "no", "on", "off"})
+TRUE_WORDS = frozenset({"t", "true", "y", "yes", "on"})
+"""The words for true, in lower case; the others of `Spelling.BOOLEAN` are for false."""
+_WORDS = TRUE_WORDS | {"f", "false", "n", "no", "off"}
 _BLANKS = " \t\r\n"
 _LONGEST = 64  # of any spelling but JSON
 
