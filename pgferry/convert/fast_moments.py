@@ -36,7 +36,8 @@ _REAL_UNITS = {
     "us": (1.0, 1, 2.0**53, 0),
     "julian": (86_400_000.0, 1000, 2.0**23, _JULIAN_ZERO),
 }
-_ZERO_OFFSET = np.frombuffer(b"+00:00", np.uint8)[:, None]
+_TAILS = tuple(np.frombuffer(tail, np.uint8)[:, None] for tail in (b"Z", b"+00:00", b" UTC", b"+0000"))
+"""Ways to write an offset of zero of which no text ends in two."""
 
 
 def moments(array: pa.Array, type: PgType, rule: ColumnRule) -> Reading | None:
@@ -119,13 +120,13 @@ def _by_length(array: pa.Array, type: PgType, rule: ColumnRule) -> tuple[Integer
 
 
 def _one_length(columns: Bytes, type: PgType, rule: ColumnRule) -> tuple[Integers, Bools]:
-    """Parse texts of one length, which end in nothing, in `Z` or in `+00:00`."""
-    zulu = columns[-1] == ord("Z")
-    offset = (columns[-6:] == _ZERO_OFFSET).all(axis=0)
+    """Parse texts of one length, which end in nothing or in one of the tails that stand for UTC."""
+    tails = [((columns[-len(tail) :] == tail).all(axis=0), len(tail)) for tail in _TAILS]
+    naive = ~np.logical_or.reduce([rows for rows, _ in tails])
     values, certain = np.zeros(columns.shape[1], np.int64), np.zeros(columns.shape[1], np.bool_)
     naive_taken = type.kind is not PgKind.TIMESTAMPTZ or rule.timezone in (None, "UTC")
     offset_taken = type.kind is PgKind.TIMESTAMPTZ or rule.timezone in (None, "UTC")
-    for rows, tail, taken in ((~zulu & ~offset, 0, naive_taken), (zulu, 1, offset_taken), (offset, 6, offset_taken)):
+    for rows, tail, taken in ((naive, 0, naive_taken), *((rows, tail, offset_taken) for rows, tail in tails)):
         if taken and rows.any():
             part = columns[: len(columns) - tail]
             values[rows], certain[rows] = _moment(part if rows.all() else part[:, rows], tail)
@@ -134,11 +135,11 @@ def _one_length(columns: Bytes, type: PgType, rule: ColumnRule) -> tuple[Integer
 
 def _moment(columns: Bytes, tail: int) -> tuple[Integers, Bools]:
     """Parse `YYYY-MM-DD`, or that and a clock; an offset (`tail`) only follows a clock."""
+    if len(columns) != 10 and len(columns) < 16:  # `2024+00:00` is shorter than a date before its tail
+        return np.zeros(columns.shape[1], np.int64), np.zeros(columns.shape[1], np.bool_)
     days, certain = _days(columns[:10])
     if len(columns) == 10:
         return days * _DAY, certain & (tail == 0)
-    if len(columns) < 16:
-        return days, np.zeros(len(days), np.bool_)
     clock, good = _clock(columns[11:])
     separated = (columns[10] == ord(" ")) | (columns[10] == ord("T"))
     return days * _DAY + clock, certain & good & separated

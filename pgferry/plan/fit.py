@@ -8,6 +8,7 @@ from pgferry.convert.numbers import EXACT_DOUBLE, INTEGER_RANGES
 from pgferry.model import ColumnRule, PgKind, PgType
 from pgferry.sqlite.forms import Form, JsonFit
 from pgferry.sqlite.profile import ColumnProfile
+from pgferry.sqlite.spellings import Spelling
 
 _MOMENTS = frozenset({Form.DATE, Form.TIMESTAMP, Form.TIMESTAMP_T, Form.TIMESTAMP_ANY})
 _FORMS: dict[PgKind, frozenset[Form]] = {
@@ -19,8 +20,30 @@ _FORMS: dict[PgKind, frozenset[Form]] = {
     PgKind.BOOLEAN: frozenset({Form.BOOLEAN}),
     PgKind.BIGINT: frozenset({Form.INTEGER}),
     PgKind.NUMERIC: frozenset({Form.INTEGER, Form.DECIMAL}),
+    PgKind.JSON: frozenset({Form.JSON}),
+    PgKind.JSONB: frozenset({Form.JSON}),
 }
 """The lexical forms of text that each type takes; a column whose text has one of them fits."""
+
+_SPELLINGS: dict[PgKind, frozenset[Spelling]] = {
+    PgKind.TIME: frozenset({Spelling.TIME_MINUTES}),
+    PgKind.TIMESTAMP: frozenset({Spelling.MINUTES, Spelling.MINUTES_T, Spelling.NAIVE, Spelling.UTC}),
+    PgKind.TIMESTAMPTZ: frozenset(
+        {Spelling.MINUTES, Spelling.MINUTES_T, Spelling.NAIVE, Spelling.UTC, Spelling.OFFSET}
+    ),
+    PgKind.BOOLEAN: frozenset({Spelling.BOOLEAN}),
+    PgKind.JSON: frozenset({Spelling.JSON}),
+    PgKind.JSONB: frozenset({Spelling.JSON}),
+}
+"""As `_FORMS`, the looser spellings."""
+
+
+def seen_as(profile: ColumnProfile, type: PgType) -> Form | Spelling | None:
+    """Return as what the type reads the column's texts: the narrowest form or else spelling that all of them have."""
+    forms = profile.forms & _FORMS.get(type.kind, frozenset())
+    spellings = profile.spellings & _SPELLINGS.get(type.kind, frozenset())
+    form = next((form for form in Form if form in forms), None)
+    return form or next((spelling for spelling in Spelling if spelling in spellings), None)
 
 
 def misfits(profile: ColumnProfile, type: PgType, rule: ColumnRule) -> int:
@@ -31,9 +54,14 @@ def misfits(profile: ColumnProfile, type: PgType, rule: ColumnRule) -> int:
 def _texts(profile: ColumnProfile, type: PgType, rule: ColumnRule) -> int:
     """Return the texts that a type other than text refuses."""
     empties = 0 if rule.on_empty == "null" else profile.empties
-    if profile.texts == profile.empties or profile.forms & _FORMS.get(type.kind, frozenset()):
+    if profile.texts == profile.empties or seen_as(profile, type) or _settled(profile, type, rule):
         return empties
     return profile.texts
+
+
+def _settled(profile: ColumnProfile, type: PgType, rule: ColumnRule) -> bool:
+    """Say whether a person has named the zone of the moments that have no offset, among others that have one."""
+    return type.kind is PgKind.TIMESTAMPTZ and rule.timezone is not None and Spelling.MOMENT in profile.spellings
 
 
 def _integer(profile: ColumnProfile, type: PgType, rule: ColumnRule) -> int:
@@ -94,7 +122,8 @@ def _uuid(profile: ColumnProfile, type: PgType, rule: ColumnRule) -> int:
 def _json(profile: ColumnProfile, type: PgType, rule: ColumnRule) -> int:
     needed = JsonFit.JSONB if type.kind is PgKind.JSONB else JsonFit.JSON
     empties = 0 if rule.on_empty == "null" else profile.empties
-    texts = empties if profile.json >= needed or profile.texts == profile.empties else profile.texts
+    taken = max(profile.json, profile.json_spelled) >= needed
+    texts = empties if taken or profile.texts == profile.empties else profile.texts
     return texts + profile.blobs + (0 if profile.finite else profile.reals)
 
 

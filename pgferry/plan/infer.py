@@ -14,9 +14,10 @@ from datetime import datetime, timedelta
 from enum import Enum, auto
 
 from pgferry.model import Affinity, ColumnRule, PgKind, PgType, SourceColumn
-from pgferry.plan.fit import misfits
+from pgferry.plan.fit import misfits, seen_as
 from pgferry.sqlite.forms import Form, JsonFit
 from pgferry.sqlite.profile import ColumnProfile, is_decimal
+from pgferry.sqlite.spellings import Spelling
 
 ENOUGH = 10
 """Values that it takes to see dates, UUIDs or JSON in a column that is declared as plain text, or not at all."""
@@ -27,6 +28,11 @@ quarantined; beyond it the column is no text, and becomes bytea."""
 
 _ROOM_TO_GROW = 2**30
 _DECIMAL = re.compile(r"\(\s*(\d+)\s*(?:,\s*(\d+)\s*)?\)")
+_NUMBER = re.compile(
+    r"(?<![A-Z])(?:NUM|DEC|FIXED|CURRENCY|PERCENT|SINGLE|LONG|SHORT|BYTE|BIT|YEAR|EPOCH|(?:SMALL|BIG)?SERIAL|"
+    r"(?:UN)?SIGNED|COUNTER|IDENTITY|AUTO_?INCREMENT)(?![A-Z])"
+)
+"""Words for numbers whose affinity is NUMERIC, beside those of `is_decimal`."""
 _NOW = re.compile(r"current_timestamp|datetime\s*\(\s*'now'", re.IGNORECASE)
 _EPOCHS = {"s": (1e8, 4.2e9), "ms": (1e11, 4.2e12), "us": (1e14, 4.2e15), "julian": (2.3e6, 2.6e6)}
 """Unit -> the numbers that it gives the years 1973 to 2103 (Julian days: 1585 to 2406). The ranges do not overlap."""
@@ -49,6 +55,9 @@ class Hint(Enum):
     BLOB = auto()
     NUMBER = auto()
     NOTHING = auto()
+    """No declared type."""
+    UNKNOWN = auto()
+    """A declared type whose affinity is NUMERIC only because SQLite does not know it: XML, INET."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +87,7 @@ def infer(column: SourceColumn, profile: ColumnProfile, rule: ColumnRule, use: U
     """Propose a type for a column, given what it holds, what a person has decided about it, and how it is used."""
     if use.rowid:
         return Proposal(PgType(PgKind.BIGINT), f"{_seen(column, profile)}, the rowid → bigint")
-    hint = hint_of(column)
+    hint, profile = hint_of(column), as_declared(column, profile)
     chosen = _choose(column, profile, rule, use)
     number_as_bytes = chosen.kind is PgKind.BYTEA and bool(profile.integers + profile.reals)
     rule = replace(rule, number_as_bytes=rule.number_as_bytes or number_as_bytes)
@@ -89,7 +98,14 @@ def infer(column: SourceColumn, profile: ColumnProfile, rule: ColumnRule, use: U
 
 def evidence(column: SourceColumn, profile: ColumnProfile, type: PgType) -> str:
     """Say in one line what the column holds and what it becomes."""
-    return f"{_seen(column, profile)}{_finding(profile, type)} → {type_sql(type)}"
+    profile = as_declared(column, profile)
+    blind = ", no data to tell by" if hint_of(column) is Hint.UNKNOWN and not profile.values else ""
+    return f"{_seen(column, profile)}{_finding(profile, type)}{blind} → {type_sql(type)}"
+
+
+def as_declared(column: SourceColumn, profile: ColumnProfile) -> ColumnProfile:
+    """Return what the profile says of the column: spellings count only where the declared type promises them."""
+    return profile if _by_words(column) in _SPELLED else profile.by_forms()
 
 
 def type_sql(type: PgType) -> str:
@@ -101,15 +117,27 @@ def type_sql(type: PgType) -> str:
 
 def hint_of(column: SourceColumn) -> Hint:
     """Return what the declared type promises, or its affinity where the words say nothing."""
-    text = column.declared.upper()
-    for words, hint in _WORDS:
-        if any(word in text for word in words):
-            return hint
-    if is_decimal(text):
+    named = _by_words(column)
+    if named is not None:
+        return named
+    if is_decimal(_without_labels(column.declared)):
         return Hint.DECIMAL
     if column.affinity is Affinity.TEXT and column.default and _NOW.search(column.default):
         return Hint.TIMESTAMP
     return _by_affinity(column)
+
+
+def _by_words(column: SourceColumn) -> Hint | None:
+    text = _without_labels(column.declared).upper()
+    return next((hint for words, hint in _WORDS if any(word in text for word in words)), None)
+
+
+def _without_labels(declared: str) -> str:
+    """Return a declared type without the quoted labels of an `"ENUM('date', 'number')"`, which promise nothing."""
+    return re.sub(r"'[^']*'", "", declared)
+
+
+_SPELLED = frozenset({Hint.BOOLEAN, Hint.TIMESTAMP, Hint.TIMESTAMPTZ, Hint.DATE, Hint.TIME, Hint.JSON})
 
 
 _WORDS: tuple[tuple[tuple[str, ...], Hint], ...] = (
@@ -131,15 +159,21 @@ _BYTES = ("BYTEA", "BINARY")
 def _by_affinity(column: SourceColumn) -> Hint:
     if column.affinity is Affinity.BLOB:
         return Hint.BLOB if "BLOB" in column.declared.upper() else Hint.NOTHING
-    if column.affinity is Affinity.NUMERIC and any(word in column.declared.upper() for word in _BYTES):
-        return Hint.BLOB
+    if column.affinity is Affinity.NUMERIC:
+        return _by_numeric_affinity(_without_labels(column.declared).upper())
     by_affinity = {
         Affinity.INTEGER: Hint.INTEGER,
         Affinity.REAL: Hint.REAL,
         Affinity.TEXT: Hint.TEXT,
-        Affinity.NUMERIC: Hint.NUMBER,
     }
     return by_affinity[column.affinity]
+
+
+def _by_numeric_affinity(declared: str) -> Hint:
+    """Tell numbers from the words that get the affinity NUMERIC only because SQLite does not know them."""
+    if any(word in declared for word in _BYTES):
+        return Hint.BLOB
+    return Hint.NUMBER if _NUMBER.search(declared) else Hint.UNKNOWN
 
 
 # ---------------------------------------------------------------- the choice
@@ -179,7 +213,7 @@ def _expected(column: SourceColumn, profile: ColumnProfile, use: Use) -> Iterato
         yield PgType(kind)
     if hint is Hint.BLOB and (profile.blobs or not profile.values):
         yield PgType(PgKind.BYTEA)
-    if (hint is Hint.NOTHING and not profile.values) or (hint is Hint.TEXT and not profile.texts):
+    if (hint in (Hint.NOTHING, Hint.UNKNOWN) and not profile.values) or (hint is Hint.TEXT and not profile.texts):
         yield PgType(PgKind.TEXT)
     if hint in (Hint.TEXT, Hint.NOTHING, Hint.BLOB):
         yield from _by_look(profile, use)
@@ -230,7 +264,7 @@ def _numbers(column: SourceColumn, profile: ColumnProfile) -> Iterator[PgType]:
         yield _sized(column, profile)
     if profile.integers or profile.reals:
         yield PgType(PgKind.DOUBLE)
-    if profile.integers or profile.reals or hint_of(column) is Hint.NUMBER:
+    if profile.integers or profile.reals or hint_of(column) in (Hint.NUMBER, Hint.UNKNOWN):
         yield PgType(PgKind.NUMERIC)
 
 
@@ -243,17 +277,26 @@ def _sized(column: SourceColumn, profile: ColumnProfile) -> PgType:
 
 
 def _allowed(type: PgType, profile: ColumnProfile, use: Use) -> bool:
-    """Keep different texts different in unique columns, and unorderable types out of indexes."""
+    """Keep different texts different in unique columns, and unorderable types out of indexes.
+
+    Looser words for true and false are taken only one each: then they go back as they were, and conditions that name
+    them keep their meaning.
+    """
     if type.kind is PgKind.JSON:
         return not use.indexed
+    if type.kind is PgKind.BOOLEAN and profile.texts and Form.BOOLEAN not in profile.forms and not profile.truths:
+        return profile.texts == profile.empties and not use.unique
     if not use.unique or not profile.texts:
         return True
     if type.kind in (PgKind.TIMESTAMP, PgKind.TIME):
-        one_form = profile.forms & {Form.TIMESTAMP, Form.TIMESTAMP_T, Form.TIME}
+        one_form = profile.forms & {Form.TIMESTAMP, Form.TIMESTAMP_T, Form.TIME} or profile.spellings & _ONE_TEXT_EACH
         return bool(one_form) and profile.min_chars == profile.max_chars
     if type.kind is PgKind.UUID:
         return Form.UUID in profile.forms and not profile.blobs
     return type.kind in (PgKind.DATE, PgKind.TEXT, PgKind.BYTEA)
+
+
+_ONE_TEXT_EACH = frozenset({Spelling.MINUTES, Spelling.MINUTES_T, Spelling.TIME_MINUTES})
 
 
 # ---------------------------------------------------------------- what needs a yes, and what to know
@@ -271,6 +314,10 @@ def _questions(
         if other != chosen:
             count = f"{profile.empties:,} empty strings"
             yield "on_empty", "null", f"{count}; as NULL the column would be {type_sql(other)}"
+    if profile.spellings == {Spelling.MOMENT} and rule.timezone is None:
+        other = _choose(column, profile, replace(rule, timezone="UTC"), use)
+        if other != chosen:
+            yield "timezone", "UTC", f"{Spelling.MOMENT}; with those in UTC the column would be {type_sql(other)}"
     unit = epoch_unit(profile)
     if hint in (Hint.TIMESTAMP, Hint.TIMESTAMPTZ, Hint.DATE) and unit and rule.epoch is None:
         edges = f"numbers from {_low(profile):,} to {_high(profile):,}"
@@ -358,6 +405,16 @@ def _one_class(profile: ColumnProfile, type: PgType, name: str) -> str:
     if name == "integers":
         return f"integers from {profile.integer_min} to {profile.integer_max}"
     if name == "texts" and type.kind is not PgKind.TEXT:
-        form = next((form for form in Form if form in profile.forms), None)
-        return f"texts: {form.value}" if form else name
-    return f"texts of up to {profile.max_chars:,} characters" if name == "texts" else name
+        if type.kind is PgKind.BOOLEAN and profile.truths:
+            return f"texts: {' or '.join(sorted(profile.words))}"
+        seen = seen_as(profile, type)
+        return f"texts: {seen.value}" if seen else name
+    return f"texts of up to {profile.max_chars:,} characters{_undecided(profile)}" if name == "texts" else name
+
+
+def _undecided(profile: ColumnProfile) -> str:
+    """Say why moments, times or truths that a declared type promises stay text."""
+    if profile.spellings == {Spelling.BOOLEAN} and not profile.forms and not profile.truths:
+        return ": more than one word for true or false"
+    mixed = profile.spellings in [{Spelling.MOMENT}, {Spelling.CLOCK}] and not profile.forms
+    return f": {next(iter(profile.spellings)).value}" if mixed else ""

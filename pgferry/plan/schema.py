@@ -104,7 +104,10 @@ class TablePlanner:
         draft = self._draft
         return {
             column.name.lower(): KnownColumn(
-                draft.column_names[column.name], draft.type(column.name), self._is_plain(column)
+                draft.column_names[column.name],
+                draft.type(column.name),
+                self._is_plain(column),
+                tuple(sorted(draft.profile.column(column.name).truths.items())),
             )
             for column in draft.source.columns
             if column.name in draft.column_names and (generated or not column.generated)

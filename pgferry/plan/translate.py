@@ -32,6 +32,8 @@ class KnownColumn:
     binary: bool = True
     """Whether it compares by the bytes of its values; NOCASE and RTRIM columns do not, nor do columns whose values
     change their class."""
+    truths: tuple[tuple[str, bool], ...] = ()
+    """What each word of a boolean column says, where it holds one word each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +46,8 @@ class Typed:
     name for anything else."""
     constant: object = None
     """The value of a literal."""
+    truths: tuple[tuple[str, bool], ...] = ()
+    """Of a boolean column that holds words: what each of them says."""
 
 
 _KINDS = {
@@ -120,7 +124,7 @@ class Translator:
             raise Untranslatable(
                 f"{known.name!r} compares by a collation, or by classes of values, that PostgreSQL does not have"
             )
-        return Typed(quote(known.name), _KINDS.get(known.type.kind, known.type.kind.value))
+        return Typed(quote(known.name), _KINDS.get(known.type.kind, known.type.kind.value), truths=known.truths)
 
     def _literal(self, node: exp.Expression) -> Typed:
         if node.args.get("is_string"):
@@ -364,7 +368,10 @@ def _text(value: str) -> Typed:
 
 
 def _as_boolean(value: Typed, other: Typed) -> Typed:
-    """Turn 0 and 1 that are compared with a boolean into one."""
+    """Turn into a boolean what is compared with one: 0 and 1, or the words that stand in its column."""
+    if other.kind == "boolean" and value.kind == "text" and value.constant in (truths := dict(other.truths)):
+        truth = truths[str(value.constant)]
+        return Typed("true" if truth else "false", "boolean", truth)
     if other.kind == "boolean" and value.kind == "integer" and value.constant in (0, 1):
         return Typed("true" if value.constant else "false", "boolean", value.constant)
     return value

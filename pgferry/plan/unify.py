@@ -74,7 +74,9 @@ def _candidates(types: list[PgType]) -> Iterator[PgType]:
 def _fits(draft: Draft, column: str, type: PgType) -> bool:
     if column == draft.source.rowid_column and type.kind is not PgKind.BIGINT:
         return False
-    return not misfits(draft.profile.column(column), type, ColumnRule())
+    profile = draft.profile.column(column)
+    # A looser spelling was weighed, with the column's own use, when its own type was chosen; none is taken for a key.
+    return not misfits(profile if draft.type(column) == type else profile.by_forms(), type, ColumnRule())
 
 
 def _take(draft: Draft, column: str, type: PgType) -> None:

@@ -77,6 +77,8 @@ class _Names:
         comparisons: list[Any] = list(tree.find_all(exp.EQ, exp.NEQ))
         for comparison in comparisons:
             self._compare_booleans(comparison)
+        for column in list(tree.find_all(exp.Column)):
+            self._compare_words(column)
         for collate in tree.find_all(exp.Collate):
             raise Untranslatable(f"it sorts or compares by {collate.args['expression'].name}")
         for table in list(tree.find_all(exp.Table)):
@@ -95,6 +97,16 @@ class _Names:
         boolean = {column.type.kind for column in self._known(left)} == {PgKind.BOOLEAN}
         if boolean and right.name in ("0", "1"):
             node.set("expression", exp.Boolean(this=right.name == "1"))
+
+    def _compare_words(self, column: Any) -> None:
+        """Compare a boolean column with true and false instead of the words that it holds."""
+        truths = {word: truth for known in self._known(column) for word, truth in known.truths}
+        beside = column.parent if truths and isinstance(column.parent, exp.Binary | exp.In) else None
+        literals = [node for node in beside.iter_expressions() if isinstance(node, exp.Literal)] if beside else []
+        for literal in literals:
+            if literal.name not in truths:
+                raise Untranslatable(f"it compares {column.name!r} with {literal.name!r}, a word that it does not hold")
+            literal.replace(exp.Boolean(this=truths[literal.name]))
 
     def _table(self, node: exp.Table) -> None:
         key = node.name.lower()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sqlite3
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any
@@ -13,6 +13,7 @@ from typing import Any
 from pgferry.model import Affinity, SourceColumn, SourceTable
 from pgferry.quoting import quote
 from pgferry.sqlite.forms import Form, Forms, JsonFit, forms_of, json_fit
+from pgferry.sqlite.spellings import TRUE_WORDS, Spelling, Spellings, spellings_of
 
 _COLUMNS_A_SCAN = 100  # SQLite allows 2,000 result columns; one column has up to 12.
 
@@ -50,6 +51,12 @@ class ColumnProfile:
     """The forms that every text has, empty strings apart; none when a text holds a NUL."""
     json: JsonFit = JsonFit.NONE
     """Which JSON type takes every text, and loses nothing of what it says."""
+    spellings: frozenset[Spelling] = frozenset()
+    """The looser spellings that every text has, as `forms`; they count where the declared type promises them."""
+    json_spelled: JsonFit = JsonFit.NONE
+    """As `json`, of texts that are spelled `Spelling.JSON`."""
+    words: frozenset[str] = frozenset()
+    """The different texts, where all are spelled `Spelling.BOOLEAN`."""
     whole_digits: int = 0
     """The most digits before the decimal point of a real, in its shortest exact decimal form."""
     scale: int = 0
@@ -69,6 +76,16 @@ class ColumnProfile:
     def finite(self) -> bool:
         """Whether no real is an infinity."""
         return all(math.isfinite(edge) for edge in (self.real_min or 0.0, self.real_max or 0.0))
+
+    @property
+    def truths(self) -> Mapping[str, bool]:
+        """What each word says, where no two say the same and no number does; empty otherwise."""
+        said = {word: word.lower() in TRUE_WORDS for word in self.words}
+        return said if len(set(said.values())) == len(said) and not self.integers + self.reals else {}
+
+    def by_forms(self) -> ColumnProfile:
+        """Return the same without the looser spellings: for a column whose declared type does not promise them."""
+        return replace(self, spellings=frozenset(), json_spelled=JsonFit.NONE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,9 +237,15 @@ def _texts(connection: sqlite3.Connection, table: str, columns: list[ColumnProfi
 def _with_text(column: ColumnProfile, measured: dict[str, Any] | None) -> ColumnProfile:
     if measured is None:
         return column
-    forms = frozenset(Form(form) for form in measured.pop("forms"))
-    octets = max(column.max_octets, measured.pop("max_octets"))
-    return replace(column, **measured | {"forms": forms, "max_octets": octets, "json": JsonFit(measured["json"])})
+    found = {
+        "forms": frozenset(Form(form) for form in measured["forms"]),
+        "spellings": frozenset(Spelling(spelling) for spelling in measured["spellings"]),
+        "max_octets": max(column.max_octets, measured["max_octets"]),
+        "json": JsonFit(measured["json"]),
+        "json_spelled": JsonFit(measured["json_spelled"]),
+        "words": frozenset(measured["words"]),
+    }
+    return replace(column, **measured | found)
 
 
 class _Texts:
@@ -239,6 +262,8 @@ class _Texts:
         self.not_ascii = 0
         self.undecodable = 0
         self.forms: Forms | None = None
+        self.spellings: Spellings | None = None
+        self.words: set[str] = set()
         self.json = JsonFit.JSONB
 
     def step(self, raw: bytes | None, /) -> None:
@@ -252,7 +277,7 @@ class _Texts:
         self._measure(text)
         if not text:
             self.empties += 1
-        elif self.forms is None or self.forms:
+        elif self.forms is None or self.forms or self.spellings:
             self._look_at(text)
 
     def _measure(self, text: str) -> None:
@@ -276,19 +301,23 @@ class _Texts:
         self.max_octets = max(self.max_octets, len(raw))
         self.max_chars = max(self.max_chars, len(raw))
         self.min_chars = min(self.min_chars or 0, len(raw))
-        self.forms = frozenset()
+        self.forms, self.spellings = frozenset(), frozenset()
 
     def _look_at(self, text: str) -> None:
-        """Keep the forms that this text has too."""
+        """Keep the forms and spellings that this text has too."""
         forms = forms_of(text)
+        spellings = spellings_of(text, forms)
         self.forms = forms if self.forms is None else self.forms & forms
-        if Form.JSON in self.forms:
+        self.spellings = spellings if self.spellings is None else self.spellings & spellings
+        if Spelling.JSON in self.spellings:  # as every text of the form JSON is spelled
             self.json = min(self.json, json_fit(text))
             if not self.json:
-                self.forms = frozenset()
+                self.forms, self.spellings = frozenset(), frozenset()
+        elif Spelling.BOOLEAN in self.spellings:
+            self.words.add(text)
 
     def finalize(self) -> str:
-        forms = sorted(self.forms or ())
+        forms, spellings = sorted(self.forms or ()), sorted(self.spellings or ())
         return json.dumps(
             {
                 "min_chars": self.min_chars or 0,
@@ -300,6 +329,9 @@ class _Texts:
                 "undecodable": self.undecodable,
                 "forms": forms,
                 "json": self.json if Form.JSON in forms else JsonFit.NONE,
+                "spellings": spellings,
+                "words": sorted(self.words) if Spelling.BOOLEAN in spellings else [],
+                "json_spelled": self.json if Spelling.JSON in spellings else JsonFit.NONE,
             }
         )
 

@@ -195,15 +195,20 @@ def numeric(value: Any, length: str | None) -> str:
 
 def wall_clock(value: Any) -> str:
     """Return a moment without a zone."""
-    moment = value if isinstance(value, datetime) else datetime.fromisoformat(value)
+    moment = value if isinstance(value, datetime) else moment_of(value)
     assert moment.tzinfo is None or not moment.utcoffset()
     return moment.replace(tzinfo=None).isoformat(timespec="microseconds")
 
 
 def instant(value: Any) -> datetime:
     """Return a moment in UTC; one without a zone is in UTC."""
-    moment = value if isinstance(value, datetime) else datetime.fromisoformat(value)
+    moment = value if isinstance(value, datetime) else moment_of(value)
     return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+def moment_of(text: str) -> datetime:
+    """Read ISO text; UTC may stand for its offset."""
+    return datetime.fromisoformat(re.sub(" ?UTC$", "+00:00", text))
 
 
 def uuid(value: Any) -> str:

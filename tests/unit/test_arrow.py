@@ -262,7 +262,7 @@ def test_every_edge_in_one_column(type: PgType) -> None:
 @pytest.mark.parametrize("type", TYPES, ids=type_name)
 def test_every_moment_form_in_one_column(type: PgType) -> None:
     base = datetime(2024, 2, 29, 23, 59, 58, 120000)
-    offsets = ["", "Z", "+00:00", "-00:00", "+00", "+02:00", " Z", "UTC"]
+    offsets = ["", "Z", "+00:00", "-00:00", "+00", "+02:00", " Z", "UTC", " UTC", "+0000", " +0000"]
     texts = [
         _moment_text(base, separator, digits, offset).encode()
         for separator, digits, offset in product(" T", range(10), offsets)
@@ -272,12 +272,26 @@ def test_every_moment_form_in_one_column(type: PgType) -> None:
         b"2024-02-29Z",
         b"2024-02-29+00:00",
         b"2024-02-29 00:00Z",
+        b"2024-02-2Z",
+        b"2024+00:00",
+        b"12345+00:00",
+        b"123456+0000",
+        b"123456 UTC",
         b"23:59:58.12",
         b"23:59:58.",
         b"2024-02-29 00:00:00.000",
     ]
     for rule in RULES:
         assert_same_answers(texts, StorageClass.TEXT, type, rule)
+
+
+@pytest.mark.parametrize("tail", ["Z", "+00:00", " UTC", "+0000"])
+def test_a_column_in_utc_is_read_whole(tail: str) -> None:
+    texts = pa.array([f"2024-02-29 23:{minute:02}{tail}" for minute in range(60)])
+    for kind in (PgKind.TIMESTAMP, PgKind.TIMESTAMPTZ):
+        reading = fast_moments.moments(texts, PgType(kind), RULES[0])
+        assert reading is not None
+        assert reading[1].all(), "no text of it is left to the slower rules"
 
 
 def test_every_day_of_the_calendar_has_its_own_date() -> None:

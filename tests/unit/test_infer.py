@@ -115,6 +115,128 @@ CASES: list[tuple[str, Sequence[object], str]] = [
 ]
 
 
+MINUTES = [f"2024-01-{n:02} 09:{n:02}" for n in range(1, 31)]
+NAIVE, ZONED = "timestamp without time zone", "timestamp with time zone"
+
+SPELLED: list[tuple[str, Sequence[object], str]] = [
+    ("DATETIME", MINUTES, NAIVE),
+    ("TIMESTAMP", [text.replace(" ", "T") for text in MINUTES], NAIVE),
+    ("DATE", MINUTES, NAIVE),
+    ("TIMESTAMPTZ", MINUTES, ZONED),
+    ("DATETIME", [*MINUTES, *STAMPS, *DAYS], NAIVE),
+    ("DATETIME", [STAMPS[0], STAMPS[0][:19], STAMPS[0][:23]], NAIVE),
+    ("DATETIME", [STAMPS[0] + "000"], NAIVE),
+    ("DATETIME", [STAMPS[0] + "1"], "text"),
+    ("DATETIME", [text + " UTC" for text in STAMPS], NAIVE),
+    ("TIMESTAMP", [text + "+0000" for text in STAMPS], NAIVE),
+    ("DATETIME", [STAMPS[0] + " UTC", STAMPS[1] + "Z", MINUTES[0] + "+00"], NAIVE),
+    ("DATETIME", [STAMPS[0] + "+0530", STAMPS[1] + " UTC"], ZONED),
+    ("DATETIME", [STAMPS[0], STAMPS[1] + "Z"], "text"),
+    ("DATETIME", [MINUTES[0], STAMPS[1] + " UTC"], "text"),
+    ("TIMESTAMPTZ", [DAYS[0], STAMPS[1] + "+0200"], "text"),
+    ("DATETIME", [*MINUTES, "soon"], "text"),
+    ("DATETIME", [*MINUTES, ""], "text"),
+    ("TIME", ["09:30", "23:59"], "time without time zone"),
+    ("TIME", ["09:30", "24:00"], "text"),
+    ("TIME", ["03:25", "01:03:25"], "text"),
+    ("BOOLEAN", ["Y", "N", None], "boolean"),
+    ("BOOLEAN", ["yes", "No", "yes"], "boolean"),
+    ("BOOLEAN", ["OFF"], "boolean"),
+    ("BOOLEAN", ["t", "true", "F", 1], "boolean"),
+    ("BOOLEAN", ["Y", "y", "N"], "text"),
+    ("BOOLEAN", ["yes", "true"], "text"),
+    ("BOOLEAN", ["Y", "N", 0], "text"),
+    ("BOOLEAN", ["Y", "N", "?"], "text"),
+    ("BOOLEAN", ["Y", 2], "text"),
+    ("JSON", [*DOCUMENTS, "null"], "jsonb"),
+    ("JSON", ["null"], "jsonb"),
+    ("JSON", [" \n" + DOCUMENTS[0], "[]"], "jsonb"),
+    ("JSON", [' {"a": 1, "a": 2}', "null"], "json"),
+    ("JSON", ["null", "nothing"], "text"),
+    # Only a declared type gives the looser spellings a meaning.
+    ("TEXT", MINUTES, "text"),
+    ("", MINUTES, "text"),
+    ("TEXT DEFAULT (datetime('now'))", MINUTES, "text"),
+    ("TEXT", [text + " UTC" for text in STAMPS], "text"),
+    ("TEXT", ["Y", "N"] * 10, "text"),
+    ("TEXT", ["09:30"] * 20, "text"),
+    ("TEXT", [*DOCUMENTS, "null"], "text"),
+    ("TEXT", [" " + text for text in DOCUMENTS], "text"),
+    ("STRING", [*DOCUMENTS, "null"], "text"),
+]
+
+
+@pytest.mark.parametrize("declared", ["XML", "ENUM", "\"ENUM('date', 'number')\"", "INET", "CIDR", "MACADDR", "HSTORE"])
+def test_an_empty_column_of_an_unknown_type_is_text(declared: str) -> None:
+    assert type_sql(proposed(declared, []).type) == type_sql(proposed(declared, [None]).type) == "text"
+    assert type_sql(proposed(declared, ["<a/>"]).type) == "text"
+    assert type_sql(proposed(declared, [7]).type) == "integer"
+
+
+def test_the_evidence_says_that_an_unknown_type_had_no_data() -> None:
+    assert proposed("XML", []).evidence == "XML, 0 rows, no data to tell by → text"
+    assert proposed("INET", [None]).evidence == "INET, 1 row, all NULL, no data to tell by → text"
+    assert proposed("INET", [1]).evidence == "INET, 1 row, all integers from 1 to 1 → integer"
+
+
+@pytest.mark.parametrize(
+    "declared", ["NUMERIC", "DECIMAL", "MONEY", "DEC", "NUMBER", "BIT", "YEAR", "CURRENCY", "SERIAL4"]
+)
+def test_an_empty_column_of_a_numeric_word_stays_numeric(declared: str) -> None:
+    assert proposed(declared, []).type.kind is PgKind.NUMERIC
+
+
+@pytest.mark.parametrize(("declared", "values", "type"), SPELLED)
+def test_a_declared_type_gives_looser_spellings_a_meaning(declared: str, values: Sequence[object], type: str) -> None:
+    assert type_sql(proposed(declared, values).type) == type
+
+
+def test_the_evidence_names_the_spelling_or_why_the_column_stays_text() -> None:
+    found = [
+        proposed("DATETIME", MINUTES),
+        proposed("DATETIME", [STAMPS[0] + " UTC"]),
+        proposed("BOOLEAN", ["Y", "N"]),
+        proposed("BOOLEAN", ["Y", "yes"]),
+        proposed("DATETIME", [STAMPS[0], STAMPS[1] + "Z"]),
+        proposed("TIME", ["03:25", "01:03:25"]),
+        proposed("TIME", ["01:03:25", "01:03:25.5"], use=Use(unique=True)),
+    ]
+    assert [proposal.evidence for proposal in found] == [
+        f"DATETIME, 30 rows, all texts: dates with hours and minutes, a space between → {NAIVE}",
+        f"DATETIME, 1 row, all texts: dates and times in UTC → {NAIVE}",
+        "BOOLEAN, 2 rows, all texts: N or Y → boolean",
+        "BOOLEAN, 2 rows, all texts of up to 3 characters: more than one word for true or false → text",
+        "DATETIME, 2 rows, all texts of up to 27 characters: "
+        "dates and times, some with an offset and some without → text",
+        "TIME, 2 rows, all texts of up to 8 characters: times of day, some without seconds → text",
+        "TIME, 2 rows, all texts of up to 10 characters → text",
+    ]
+
+
+def test_moments_with_and_without_an_offset_wait_for_a_yes() -> None:
+    mixed = [STAMPS[0], STAMPS[1] + "Z"]
+    (zone,) = proposed("DATETIME", mixed).questions
+    assert zone[:2] == ("timezone", "UTC")
+    assert proposed("DATETIME", mixed, ColumnRule(timezone="UTC")).type.kind is PgKind.TIMESTAMPTZ
+    assert proposed("DATETIME", mixed, use=Use(unique=True)).questions == ()
+    assert proposed("TEXT", mixed).questions == ()
+
+
+def test_unique_columns_take_only_spellings_with_one_text_a_value() -> None:
+    unique = Use(unique=True, indexed=True)
+    assert proposed("DATETIME", MINUTES, use=unique).type.kind is PgKind.TIMESTAMP
+    assert proposed("TIME", ["09:30", "23:59"], use=unique).type.kind is PgKind.TIME
+    for declared, values in [
+        ("DATETIME", [MINUTES[0], MINUTES[1].replace(" ", "T")]),
+        ("DATETIME", [MINUTES[0], MINUTES[0] + ":00"]),
+        ("DATETIME", [MINUTES[0] + "Z", MINUTES[0] + "z"]),
+        ("DATETIME", [MINUTES[0] + " UTC"]),
+        ("BOOLEAN", ["Y", "yes"]),
+        ("JSON", ["null", " null"]),
+    ]:
+        assert proposed(declared, values, use=unique).type.kind is PgKind.TEXT
+
+
 @pytest.mark.parametrize(("declared", "values", "type"), CASES)
 def test_types(declared: str, values: Sequence[object], type: str) -> None:
     assert type_sql(proposed(declared, values).type) == type
@@ -180,6 +302,9 @@ values = st.one_of(
     st.floats(allow_nan=False),
     texts,
     st.sampled_from([*STAMPS[:3], *DAYS[:3], *UUIDS[:2], "12:00:00", "2024-01-01 00:00:00+02:00", "0000-00-00"]),
+    st.sampled_from(
+        [*MINUTES[:2], "12:00", "Y", "off", "null", " {}", "2024-01-01 00:00 UTC", "2024-01-01T00:00+0200"]
+    ),
     st.binary(max_size=17),
 )
 columns = st.one_of(

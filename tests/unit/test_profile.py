@@ -17,6 +17,7 @@ from pgferry.sqlite.catalog import read_catalog
 from pgferry.sqlite.connect import decode_text, open_read_only
 from pgferry.sqlite.forms import Form, JsonFit, json_fit
 from pgferry.sqlite.profile import ColumnProfile, TableProfile, profile_table
+from pgferry.sqlite.spellings import Spelling
 
 
 def profiled(path: Path, script: str) -> TableProfile:
@@ -169,6 +170,79 @@ KEPT = {
     Form.BOOLEAN: PgKind.BOOLEAN,
 }
 
+UTC = {Spelling.UTC, Spelling.OFFSET, Spelling.MOMENT}
+NAIVE = {Spelling.NAIVE, Spelling.MOMENT}
+IS_SPELLED = {
+    "2024-02-29": NAIVE,
+    "2024-01-01 00:00:00": NAIVE,
+    "2024-01-01 23:59": NAIVE | {Spelling.MINUTES},
+    "2024-01-01T23:59": NAIVE | {Spelling.MINUTES_T},
+    "2024-01-01 00:00:00.123456000": NAIVE,
+    "2024-01-01 00:00:00.1234567": set(),
+    "2023-02-29 23:59": set(),
+    "2024-01-01 24:00": set(),
+    "2024-01-01 9:00": set(),
+    "2024-01-01  09:00": set(),
+    "2024-01-01 09:00 ": set(),
+    "2024-01-01 09:00 UTC": UTC,
+    "2024-01-01 09:00:00UTC": UTC,
+    "2024-01-01 09:00:00 GMT": set(),
+    "2024-01-01T09:00:00+0000": UTC,
+    "2024-01-01T09:00:00z": UTC,
+    "2024-01-01 09:00:00Z": UTC,
+    "2024-01-01 09:00:00+0530": {Spelling.OFFSET, Spelling.MOMENT},
+    "2024-01-01 09:00:00+14:00": {Spelling.OFFSET, Spelling.MOMENT},
+    "2024-01-01 09:00:00+15:00": set(),
+    "2024-01-01 UTC": set(),
+    "9999-12-31 09:00 UTC": set(),
+    "23:59": {Spelling.TIME_MINUTES, Spelling.CLOCK},
+    "23:59:59": {Spelling.CLOCK},
+    "24:00": set(),
+    "9:30": set(),
+    "Y": {Spelling.BOOLEAN},
+    "no": {Spelling.BOOLEAN},
+    "On": {Spelling.BOOLEAN},
+    "TRUE": {Spelling.BOOLEAN},
+    "maybe": set(),
+    "null": {Spelling.JSON},
+    " \n{}": {Spelling.JSON},
+    "[1]": {Spelling.JSON},
+    "nul": set(),
+    "NULL": set(),
+    " ": set(),
+    " [1,]": set(),
+    " 5": set(),
+}
+
+
+@pytest.mark.parametrize(("text", "expected"), IS_SPELLED.items())
+def test_spellings(text: str, expected: set[Spelling]) -> None:
+    assert column([text]).spellings == expected
+
+
+def test_forms_do_not_widen_with_the_spellings() -> None:
+    assert column(["2024-01-01 23:59"] * 20).forms == set()
+    found = column(['{"a": 1}', "null"])
+    assert (found.json, found.json_spelled) == (JsonFit.NONE, JsonFit.JSONB)
+    assert column(['{"a": 1}', ' {"a": 1, "a": 2}']).json_spelled is JsonFit.JSON
+    assert column(['{"a": 1}', "null", " {"]).json_spelled is JsonFit.NONE
+    assert column(["null", "words"]).json_spelled is JsonFit.NONE
+    assert column(["2024-01-01 23:59", "2024-01-01 23:59:59Z"]).spellings == {Spelling.MOMENT}
+    assert column(["Y", b"\xff", "2024-01-01"]).spellings == set()
+
+
+SPELLED = {
+    Spelling.MINUTES: PgKind.TIMESTAMP,
+    Spelling.MINUTES_T: PgKind.TIMESTAMP,
+    Spelling.NAIVE: PgKind.TIMESTAMP,
+    Spelling.UTC: PgKind.TIMESTAMP,
+    Spelling.OFFSET: PgKind.TIMESTAMPTZ,
+    Spelling.MOMENT: PgKind.TIMESTAMPTZ,
+    Spelling.TIME_MINUTES: PgKind.TIME,
+    Spelling.CLOCK: PgKind.TIME,
+    Spelling.BOOLEAN: PgKind.BOOLEAN,
+}
+
 near_misses = st.one_of(
     st.from_regex(
         r"\A[0-9]{4}-[0-1][0-9]-[0-3][0-9]"
@@ -178,7 +252,12 @@ near_misses = st.one_of(
     st.uuids().map(str),
     st.uuids().map(lambda value: value.hex),
     st.from_regex(r"\A-?[0-9]{0,21}\.?[0-9]{0,5}\Z"),
-    st.sampled_from(["t", "F", "TRUE", "false", "yes", "1"]),
+    st.from_regex(
+        r"\A[0-9]{4}-[0-1][0-9]-[0-3][0-9][ T][0-2][0-9]:[0-6][0-9](:[0-6][0-9](\.[0-9]{0,10})?)?"
+        r"( ?(Z|z|UTC|[+-][01][0-9](:?[0-6][0-9])?))?\Z"
+    ),
+    st.from_regex(r"\A[0-2][0-9]:[0-6][0-9]\Z"),
+    st.sampled_from(["t", "F", "TRUE", "false", "yes", "1", "N", "On", "off"]),
     st.text(max_size=12),
 )
 
@@ -190,6 +269,8 @@ def test_text_that_has_a_form_converts(text: str) -> None:
         return
     for form in column([text]).forms - {Form.JSON}:
         assert not isinstance(convert(text, PgType(KEPT[form]), ColumnRule()), Rejected), form
+    for spelling in column([text]).spellings - {Spelling.JSON}:
+        assert not isinstance(convert(text, PgType(SPELLED[spelling]), ColumnRule()), Rejected), spelling
 
 
 def test_json_fit() -> None:

@@ -21,6 +21,7 @@ KINDS = {
 }  # fmt: skip
 COLUMNS = {name: KnownColumn(name.upper(), PgType(kind)) for name, kind in KINDS.items()}
 COLUMNS["c"] = KnownColumn("C", PgType(PgKind.TEXT), binary=False)
+COLUMNS["w"] = KnownColumn("W", PgType(PgKind.BOOLEAN), truths=(("N", False), ("Y", True)))
 translator = Translator(COLUMNS)
 
 TRANSLATED = {
@@ -33,6 +34,9 @@ TRANSLATED = {
     "b": '"B"',
     "b = 1": '("B" = true)',
     "b IN (0, 1)": '("B" IN (false, true))',
+    "w = 'Y'": '("W" = true)',
+    "'N' <> w": '(false <> "W")',
+    "w IN ('Y', 'N')": '("W" IN (true, false))',
     "t > 'a'": '("T" COLLATE "C" > \'a\')',
     "t BETWEEN 'a' AND 'b'": '("T" COLLATE "C" BETWEEN \'a\' AND \'b\')',
     "t IN ('it''s', \"z\")": "(\"T\" IN ('it''s', 'z'))",
@@ -69,7 +73,8 @@ REFUSED = [
     "t LIKE 'a' ESCAPE '\\'", "i IN (SELECT 1)", "EXISTS (SELECT 1)", "nothing = 1", "random() = 1", "t", "f",
     "i IS TRUE", "CASE WHEN i THEN 1 END", "CAST(t AS INTEGER) > 0", "trim(t, 'x') = ''", "substr(t, -1) = 'a'",
     "json_valid(t)", "json_extract(j, '$.a') = 1", "length(i) = 1", "t || i = 'a'", "n + 1 > 0", "coalesce(i, t) = 1",
-    "typeof(d) = 'text'", "(i, t) = (1, 'a')", "i = 1; DROP TABLE x", "((", "", "i BETWEEN SYMMETRIC 1 AND 2",
+    "typeof(d) = 'text'", "w = 'y'", "w IN ('Y', 'no')", "b = 'Y'", "w > 'N'",
+    "(i, t) = (1, 'a')", "i = 1; DROP TABLE x", "((", "", "i BETWEEN SYMMETRIC 1 AND 2",
     "printf('%d', i) = '1'", "t IN ()", "i = ?", "i = :x", "count(*) > 0",
 ]  # fmt: skip
 
@@ -129,7 +134,11 @@ def test_defaults_that_are_refused(lite: str, kind: PgKind) -> None:
         translate_default(lite, PgType(kind))
 
 
-RELATIONS = {"item": Relation("Item", {"id": KnownColumn("Id", PgType(PgKind.INTEGER)), "on": COLUMNS["b"]})}
+RELATIONS = {
+    "item": Relation(
+        "Item", {"id": KnownColumn("Id", PgType(PgKind.INTEGER)), "on": COLUMNS["b"], "word": COLUMNS["w"]}
+    )
+}
 
 
 def test_views_take_the_exact_names() -> None:
@@ -137,6 +146,15 @@ def test_views_take_the_exact_names() -> None:
         'CREATE VIEW v AS SELECT i.ID AS Key, "lit" FROM ITEM i WHERE "ON" = 1 ORDER BY key', RELATIONS
     )
     assert sql == ('SELECT "i"."Id" AS "Key", \'lit\' FROM "Item" AS "i" WHERE "B" = TRUE ORDER BY "Key" NULLS FIRST')
+
+
+def test_views_compare_a_boolean_with_the_words_of_its_column_only() -> None:
+    sql = translate_view("CREATE VIEW v AS SELECT id FROM item WHERE word <> 'N' AND word IN ('Y')", RELATIONS)
+    assert sql == 'SELECT "Id" FROM "Item" WHERE "W" <> FALSE AND "W" IN (TRUE)'
+    assert "TRUE = " in translate_view("CREATE VIEW v AS SELECT id FROM item WHERE 'Y' = word", RELATIONS)
+    for condition in ("word = 'n'", "word IN ('Y', 'yes')", "word = 5", "word || 'x' = 'Yx'"):
+        with pytest.raises(Untranslatable):
+            translate_view(f"CREATE VIEW v AS SELECT id FROM item WHERE {condition}", RELATIONS)
 
 
 @pytest.mark.parametrize(
