@@ -70,7 +70,7 @@ def _plan(connection: sqlite3.Connection, rules: Rules) -> SchemaPlan:
 
 def _left_out(catalog: SourceCatalog, rules: Rules) -> Iterator[NotCarried]:
     for item in catalog.left_out:
-        if not is_own(item.name):
+        if not is_own(item.kind, item.name):
             yield _as_not_carried(item)
     for trigger in catalog.triggers:
         reason = "triggers are programs of SQLite: write it anew in PL/pgSQL if it is needed"

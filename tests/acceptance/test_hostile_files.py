@@ -401,6 +401,34 @@ async def test_views_whole_broken_and_untranslatable(move: Move, connection: Ser
     assert all(left.values())
 
 
+async def test_what_only_looks_like_a_shadow_moves_and_what_is_one_is_told(tmp_path: Path, database_url: URL) -> None:
+    script = """
+        CREATE TABLE email_content (id INTEGER PRIMARY KEY, body TEXT);
+        INSERT INTO email_content VALUES (1, 'first'), (2, 'second');
+        CREATE VIRTUAL TABLE email USING fts5(body, content='email_content', content_rowid='id');
+        CREATE VIRTUAL TABLE app USING fts4(body);
+        INSERT INTO app VALUES ('found nowhere else');
+        CREATE TABLE app_config (name TEXT PRIMARY KEY, value TEXT);
+        INSERT INTO app_config VALUES ('colour', 'blue');
+        CREATE VIRTUAL TABLE geo USING rtree(id, x0, x1);
+        CREATE TABLE geo_data (x INTEGER); INSERT INTO geo_data VALUES (7);
+        CREATE TABLE _pgferry_notes (x INTEGER); INSERT INTO _pgferry_notes VALUES (8);"""
+    source = made(tmp_path / "made.db", script)
+    moved = await plan_and_move(source, database_url, tmp_path / "home")
+    found = await compare(source, database_url)
+    assert {name: (table.loaded, table.wrong) for name, table in found.items()} == {
+        "email_content": (2, ()), "app_config": (1, ()), "geo_data": (1, ()), "_pgferry_notes": (1, ())
+    }  # fmt: skip
+    notes = [note for note in moved.report.notes if note.startswith("not moved: ")]
+    assert len(notes) == 6
+    for said in (
+        "virtual table email: a virtual table of module fts5: an index of what email_content holds",
+        "virtual table app: a virtual table of module fts4: what it holds lies in its shadow tables alone",
+        "shadow tables app_content, app_segments, app_segdir, app_docsize, app_stat: shadow table of the virtual",
+    ):
+        assert any(said in note for note in notes), notes
+
+
 # ---------------------------------------------------------------- size
 
 BLOB = 200 * 1024 * 1024
