@@ -175,6 +175,14 @@ async def prepare(
 
 async def _kept_level(connection: Connection, pairing: Pairing, capture: Capture) -> Pairing:
     """Return the pairing with hidden columns for the tables whose rows cannot be found again otherwise."""
+    captured = {table.name for table in capture.tables}
+    missing = sorted(pair.source.name for pair in pairing.pairs if pair.source.name not in captured)
+    if missing:
+        raise Permanent(
+            f"Changes of {', '.join(missing)} cannot be followed: only the application has the collation of their key.",
+            "Exclude them in pgferry.toml, or move in a maintenance window with `python -m flows migrate`.",
+            tables=tuple(missing),
+        )
     tables = live_tables(pairing.pairs, capture)
     await add_hidden_columns(connection, tables)
     return replace(pairing, pairs=tuple(table.pair for table in tables))

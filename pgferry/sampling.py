@@ -20,7 +20,7 @@ from pgferry.model import CellDifference, ColumnPair, PgKind, SqliteValue, Table
 from pgferry.postgres.connection import Connection
 from pgferry.postgres.watched import watching
 from pgferry.quoting import qualified, quote
-from pgferry.sqlite.connect import decode_text
+from pgferry.sqlite.connect import open_read_only
 
 _BY_SERVER = (PgKind.INTERVAL, PgKind.JSONB, PgKind.JSON, PgKind.UUID)
 """Kinds that are compared by PostgreSQL itself, with the expected value given as text."""
@@ -67,8 +67,7 @@ async def _random_rows(
     snapshot: Path, pair: TablePair, rows: int, chance: random.Random
 ) -> list[tuple[SqliteValue, ...]]:
     table, names = quote(pair.source.name), ", ".join(quote(column.source.name) for column in pair.columns)
-    async with aiosqlite.connect(snapshot.absolute().as_uri() + "?mode=ro&immutable=1", uri=True) as source:
-        source.text_factory = decode_text
+    async with aiosqlite.Connection(lambda: open_read_only(snapshot, immutable=True), 64) as source:
         if pair.source.rowid_name is None:
             found = await source.execute_fetchall(f"SELECT {names} FROM {table} ORDER BY random() LIMIT ?", (rows,))
             return [tuple(row) for row in found]

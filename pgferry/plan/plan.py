@@ -35,7 +35,7 @@ def make_plan(snapshot_path: Path, rules: Rules | None = None) -> SchemaPlan:
     """
     settled = not snapshot_path.with_name(snapshot_path.name + "-wal").exists()
     try:
-        with closing(open_read_only(snapshot_path, immutable=settled)) as connection:
+        with closing(open_read_only(snapshot_path, immutable=settled, stand_ins=True)) as connection:
             return _plan(connection, rules or Rules())
     except sqlite3.Error as error:
         raise explain(error, snapshot_path) from error

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pgferry.model import Chunk, Key, SourceTable, SqliteValue
 from pgferry.quoting import quote
 from pgferry.sqlite.binding import bound, marks
+from pgferry.sqlite.collations import keyed_by_own
 
 SAMPLE_PLACES = 64
 """Places of a table whose rows are looked at before it is cut or read."""
@@ -63,8 +64,9 @@ def plan_chunks(
     """
     if sample.rows == 0:
         return ()
-    if not table.address or (table.rowid_name is None and not table.without_rowid):
-        # A key that is not the rowid may hold NULL, which lies in no range.
+    if not table.address or (table.rowid_name is None and not table.without_rowid) or keyed_by_own(table):
+        # A key that is not the rowid may hold NULL, which lies in no range; nor has a key that lies in an order of the
+        # application's own any range that can be told here.
         return (Chunk(table.name, 0, sample.rows),)
     if sample.largest_bytes > HEAVY_ROW:
         ranges = _ranges_by_bytes(connection, table, rows, size)

@@ -429,6 +429,64 @@ async def test_what_only_looks_like_a_shadow_moves_and_what_is_one_is_told(tmp_p
         assert any(said in note for note in notes), notes
 
 
+def by_length(first: str, second: str) -> int:
+    """An order that is neither that of bytes nor that of any collation of SQLite's own; it finds no two texts equal."""
+    return ((len(first), first[::-1]) < (len(second), second[::-1]) and -1) or (first != second) * 1
+
+
+async def test_collations_of_the_application_s_own(tmp_path: Path, database_url: URL) -> None:
+    source = tmp_path / "made.db"
+    with closing(sqlite3.connect(source)) as file:
+        file.create_collation("ICU", by_length)
+        file.executescript(
+            """CREATE TABLE u (id INTEGER PRIMARY KEY, n TEXT COLLATE ICU UNIQUE, i INTEGER COLLATE ICU, m TEXT);
+               CREATE INDEX by_m ON u (m COLLATE Icu, id);
+               CREATE TABLE k (k TEXT COLLATE ICU PRIMARY KEY, v TEXT);
+               CREATE TABLE w (k TEXT COLLATE ICU PRIMARY KEY, v TEXT) WITHOUT ROWID;
+               CREATE TABLE z (k TEXT, v TEXT, PRIMARY KEY (k COLLATE ICU)) WITHOUT ROWID;
+               CREATE TABLE narrow (m TEXT COLLATE ICU); CREATE INDEX covering ON narrow (m);"""
+        )
+        texts = [f"{'x' * (n % 7)}{n * 7919 % 400}" for n in range(400)]
+        odd = {5: "a\x00b"}
+        for n, text in enumerate(texts):
+            file.execute("INSERT INTO u VALUES (?, ?, ?, ?)", (n, text, n % 2, text))
+            file.execute("INSERT INTO k VALUES (?, ?)", (text, odd.get(n, text)))
+            file.execute("INSERT INTO w VALUES (?, ?)", (text, odd.get(n, text)))
+            file.execute("INSERT INTO z VALUES (?, ?)", (text, text))
+            file.execute("INSERT INTO narrow VALUES (?)", (text,))
+        file.commit()
+    moved = await plan_and_move(source, database_url, tmp_path / "home", chunk_rows=60)
+    assert moved.report.verified
+    assert {t.table: (t.source_rows, t.loaded, t.quarantined, t.closed) for t in moved.report.tables} == {
+        "u": (400, 400, 0, True), "k": (400, 399, 1, True), "w": (400, 399, 1, True), "z": (400, 400, 0, True),
+        "narrow": (400, 400, 0, True),
+    }  # fmt: skip
+    # Read in the order of the file, no statement of this comparison needs the collation's index.
+    found = await compare(copy_without_collations(source, tmp_path / "plain.db"), database_url)
+    assert [text for table in found.values() for text in table.wrong] == []
+    reasons = {(item.table, item.name): item.reason for item in moved.plan.not_carried}
+    assert "the application's own" in reasons["u", "by_m"]
+    assert "the application's own" in reasons["u", "sqlite_autoindex_u_1"]
+    assert any("ICU is the application's own" in note for note in moved.plan.table("u").column("n").notes)
+    complaints = [note for note in moved.report.notes if "complaints" in note]
+    assert complaints == []
+    assert any("was not checked" in note and "by_m" in note for note in moved.report.notes)
+
+
+def copy_without_collations(source: Path, copy: Path) -> Path:
+    """Write the same rows, of the same rowids, to tables without the collation."""
+    with closing(sqlite3.connect(source)) as file, closing(sqlite3.connect(copy)) as plain:
+        file.create_collation("ICU", by_length)
+        for name, sql in file.execute("SELECT name, sql FROM sqlite_schema WHERE type = 'table' ORDER BY rowid"):
+            plain.execute(sql.replace("COLLATE ICU", ""))
+            rowid = "" if "WITHOUT ROWID" in sql else "rowid, "
+            columns = ", ".join(row[1] for row in file.execute(f"PRAGMA table_info({name})"))
+            for row in file.execute(f"SELECT {rowid}{columns} FROM {name}"):
+                plain.execute(f"INSERT INTO {name} ({rowid}{columns}) VALUES ({', '.join('?' * len(row))})", row)
+        plain.commit()
+    return copy
+
+
 # ---------------------------------------------------------------- size
 
 BLOB = 200 * 1024 * 1024
