@@ -28,6 +28,7 @@ from pgferry.model import (
 from pgferry.quoting import quote
 from pgferry.sqlite.chunks import TableSample, address_list, range_condition
 from pgferry.sqlite.collations import as_bytes, keyed_by_own, uses_own
+from pgferry.sqlite.wide import joined
 
 WIDE_VALUE = 64 * 1024
 """Bytes; a row with a larger value takes the row-wise path, so that a batch's memory is bounded by its row count."""
@@ -84,11 +85,11 @@ class TableRead:
 
     def guard(self, *, strict: bool = True) -> str:
         """Return the condition that every row on the vectorised path fulfils."""
-        return " AND ".join(column.guard for column in self._guarded(strict)) or self._unguarded
+        return joined([column.guard for column in self._guarded(strict)], " AND ") or self._unguarded
 
     def portable_guard(self, *, strict: bool = True) -> str:
         """Return the same condition for Python's own SQLite."""
-        return " AND ".join(column.portable_guard for column in self._guarded(strict)) or self._unguarded
+        return joined([column.portable_guard for column in self._guarded(strict)], " AND ") or self._unguarded
 
     @property
     def _unguarded(self) -> str:

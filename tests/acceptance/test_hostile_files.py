@@ -487,6 +487,22 @@ def copy_without_collations(source: Path, copy: Path) -> Path:
     return copy
 
 
+async def test_a_table_of_1200_columns(move: Move) -> None:
+    kinds = ("INTEGER", "TEXT", "REAL", "")
+    columns = ", ".join(f"c{n} {kinds[n % 4]}" for n in range(1200))
+    sparse = [
+        [(row + n) % 100 if (row + n) % 9 == 0 and n % 4 != 1 else "t" if row == n % 50 else None for n in range(1200)]
+        for row in range(50)
+    ]
+    found, plan = await move(
+        f"CREATE TABLE wide ({columns}); CREATE INDEX few ON wide (c1, c2); CREATE TABLE heavy ({columns});",
+        {"wide": sparse, "heavy": [[None] * 1198 + ["x" * 20_000, n] for n in range(30)]},
+        chunk_rows=20,
+    )
+    assert kept(found) == {}
+    assert len(plan.table("wide").columns) == 1200
+
+
 # ---------------------------------------------------------------- size
 
 BLOB = 200 * 1024 * 1024
