@@ -6,6 +6,7 @@ import re
 import sqlite3
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 from pgferry.model import (
@@ -22,6 +23,7 @@ from pgferry.model import (
 from pgferry.quoting import quote
 from pgferry.sqlite import ddl
 from pgferry.sqlite.shadows import VirtualTable, read_virtual_table, shadows
+from pgferry.sqlite.wide import groups
 
 # Names are bound everywhere: the table-valued forms of the pragmas take any name there is.
 _OBJECTS = "SELECT type, name, tbl_name, sql FROM sqlite_schema ORDER BY rowid"
@@ -47,6 +49,12 @@ _OWN_TABLES = re.compile(re.escape(PREFIX) + r"(capture|table|meta|canary|outbox
 _OWN_TRIGGERS = re.compile(
     re.escape(PREFIX) + r"(fence_)?\d+_(insert|update|delete|replace_insert|replace_update)", re.IGNORECASE
 )
+# Functions of SQLite that take whatever a row holds; any other is tried on every row.
+_NEVER_FAIL = {
+    "coalesce", "ifnull", "iif", "instr", "length", "lower", "ltrim", "nullif", "round", "rtrim", "substr", "trim",
+    "typeof", "upper", "cast", "date", "time", "datetime", "julianday", "strftime", "in", "and", "or", "not", "when",
+    "then", "else", "case", "",
+}  # fmt: skip
 _BOOKKEEPING = "SQLite's own bookkeeping"
 _OWN_REASON = "pgferry's own, until cleanup"
 
@@ -343,15 +351,49 @@ def _with_deferral(key: SourceForeignKey, text: ddl.TableText, place: int) -> So
 
 def _readable(connection: sqlite3.Connection, table: SourceTable) -> tuple[SourceTable | None, list[SourceObject]]:
     """Return the table as far as it can be read, and what of it cannot."""
-    error = _select_error(connection, table)
+    error = _select_error(connection, table) or _reckoning_error(connection, table, table.columns)
     if error is None:
         return table, []
-    # A generated column with an unknown function holds nothing of its own: the rest of the table is still read.
+    # A generated column holds nothing of its own: the rest of the table is read without those that fail.
     plain = replace(table, columns=tuple(column for column in table.columns if not column.generated))
-    if len(plain.columns) < len(table.columns) and _select_error(connection, plain) is None:
-        lost = [column for column in table.columns if column.generated]
-        return plain, [SourceObject("column", c.name, c.generated_expression or "", error, table.name) for c in lost]
-    return None, [SourceObject("table", table.name, table.sql, error, table.name)]
+    error = _select_error(connection, plain)
+    if error is not None:
+        return None, [SourceObject("table", table.name, table.sql, error, table.name)]
+    lost = {c.name: reason for c in table.columns if (reason := _column_error(connection, table, c)) is not None}
+    left = [c for c in table.columns if c.name in lost]
+    kept = replace(table, columns=tuple(c for c in table.columns if c.name not in lost))
+    return kept, [SourceObject("column", c.name, c.generated_expression or "", lost[c.name], table.name) for c in left]
+
+
+def _column_error(connection: sqlite3.Connection, table: SourceTable, column: SourceColumn) -> str | None:
+    if not column.generated:
+        return None
+    alone = replace(table, columns=(column,))
+    return _select_error(connection, alone) or _reckoning_error(connection, table, (column,))
+
+
+def _reckoning_error(connection: sqlite3.Connection, table: SourceTable, columns: Iterable[SourceColumn]) -> str | None:
+    """Say why a virtual column cannot be reckoned for some row, as JSON of malformed text cannot.
+
+    Reads the table once, but only where a function that may fail is called.
+    """
+    terms = [f"count({quote(c.name)})" for c in columns if c.generated == "virtual" and _may_fail(c)]
+    try:
+        for group in groups(terms):
+            # Not by an index on the column, which holds what was reckoned when the row was written.
+            connection.execute(f"SELECT {', '.join(group)} FROM {quote(table.name)} NOT INDEXED").fetchone()
+    except sqlite3.Error as error:
+        if (error.sqlite_errorcode & 0xFF) != sqlite3.SQLITE_ERROR:
+            raise
+        return f"it cannot be reckoned for every row: {error}"
+    return None
+
+
+def _may_fail(column: SourceColumn) -> bool:
+    words = ddl.tokens(column.generated_expression or "")
+    called = {word.name.lower() for word, after in pairwise(words) if after.text == "("}
+    signs = {word.text for word in words if not word.quote}
+    return ">" in signs or not called <= _NEVER_FAIL
 
 
 def _select_error(connection: sqlite3.Connection, table: SourceTable) -> str | None:

@@ -17,6 +17,7 @@ from sqlalchemy.engine import URL
 from pgferry.plan.model import SchemaPlan
 from pgferry.quoting import quote
 from tests.acceptance.corpus_compare import TableOutcome, compare
+from tests.acceptance.independent import Ways, differences
 from tests.acceptance.library_move import plan_and_move
 
 Server = asyncpg.Connection
@@ -487,6 +488,19 @@ def copy_without_collations(source: Path, copy: Path) -> Path:
     return copy
 
 
+async def test_a_generated_column_that_fails_on_one_row(tmp_path: Path, database_url: URL) -> None:
+    script = """
+        CREATE TABLE t (id INTEGER PRIMARY KEY, doc TEXT);
+        INSERT INTO t (doc) VALUES ('{"a": 1}'), ('{"a": '), (NULL);
+        ALTER TABLE t ADD COLUMN a AS (json_extract(doc, '$.a'));"""
+    source = made(tmp_path / "made.db", script)
+    moved = await plan_and_move(source, database_url, tmp_path / "home")
+    assert moved.report.complete
+    assert await differences(source, database_url, Ways(left_out=("t.a",))) == []
+    assert [(item.kind, item.name) for item in moved.plan.not_carried] == [("column", "a")]
+    assert any("column t.a" in note and "malformed JSON" in note for note in moved.report.notes)
+
+
 async def test_a_table_of_1200_columns(move: Move) -> None:
     kinds = ("INTEGER", "TEXT", "REAL", "")
     columns = ", ".join(f"c{n} {kinds[n % 4]}" for n in range(1200))
@@ -511,6 +525,7 @@ MOVE_ALONE = """
 import asyncio, resource, sys
 from pathlib import Path
 from pgferry.settings import parse_target
+from tests.acceptance.independent import Ways, differences
 from tests.acceptance.library_move import plan_and_move
 moved = asyncio.run(plan_and_move(Path(sys.argv[1]), parse_target(sys.stdin.read()), Path(sys.argv[2])))
 assert moved.report.complete

@@ -286,6 +286,24 @@ def test_a_column_that_cannot_be_read_is_left_out(tmp_path: Path) -> None:
     assert [(item.kind, item.name, item.table) for item in catalog.left_out] == [("column", "b", "t")]
 
 
+def test_only_generated_columns_that_fail_on_some_row_are_left_out(tmp_path: Path) -> None:
+    catalog = catalog_of(
+        tmp_path / "a.db",
+        """
+        CREATE TABLE t (id INTEGER PRIMARY KEY, doc TEXT, long TEXT AS (upper(doc)) STORED);
+        INSERT INTO t (doc) VALUES ('{"a": 1}'), ('{"a": '), (NULL);
+        ALTER TABLE t ADD COLUMN a AS (json_extract(doc, '$.a'));
+        ALTER TABLE t ADD COLUMN b AS (doc ->> '$.a');
+        ALTER TABLE t ADD COLUMN valid AS (json_valid(doc));
+        """,
+    )
+    assert [column.name for column in catalog.table("t").columns] == ["id", "doc", "long", "valid"]
+    assert [(item.kind, item.name, item.table, item.reason) for item in catalog.left_out] == [
+        ("column", "a", "t", "it cannot be reckoned for every row: malformed JSON"),
+        ("column", "b", "t", "it cannot be reckoned for every row: malformed JSON"),
+    ]
+
+
 def test_an_empty_file(tmp_path: Path) -> None:
     assert catalog_of(tmp_path / "a.db", "").tables == ()
 
