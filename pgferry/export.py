@@ -189,7 +189,8 @@ class ChunkRows:
         # Behind a stop the reading goes on from the last rowid: without one, or in another order, nothing may stop it.
         parts = [_Part(self._chunk, strict=self._read.rowid is None or bool(self._order))]
         try:
-            yield from self._by_arrow(parts[0], misfits)
+            if not self._read.only_by_rule:
+                yield from self._by_arrow(parts[0], misfits)
         except _Stopped:
             parts = parts[0].split()
             yield from self._by_arrow(parts[-1], misfits)

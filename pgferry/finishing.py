@@ -188,6 +188,10 @@ def _notes(move: Move, check: SnapshotCheck, way: Way) -> tuple[str, ...]:
         notes.append(way.warning)
     if check.complaints:
         notes.append(f"SQLite's check of the file has {len(check.complaints)} complaints, first: {check.complaints[0]}")
+    if check.unchecked:
+        notes.append(
+            f"the order of {', '.join(check.unchecked)} was not checked: only the application has its collation"
+        )
     if check.foreign_key_violations:
         notes.append(f"{check.foreign_key_violations} rows of the source break a foreign key of the source")
     if written_since(move.snapshot):

@@ -1,4 +1,4 @@
-"""What can be told of a pairing before a row moves: names that change, and values that will not fit."""
+"""What can be told before a row moves: names that change, values that will not fit, tables that stay behind."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from pgferry.model import ColumnPair, PgKind, TablePair
+from pgferry.model import ColumnPair, PgKind, SourceCatalog, TablePair
 from pgferry.quoting import quote
+from pgferry.sqlite.catalog import holds_rows
 
 SHOWN_LABELS = 5
 """Unknown labels of a column that a note shows."""
@@ -36,6 +37,19 @@ def _renames(pairs: Iterable[TablePair]) -> Iterator[Renamed]:
         for column in pair.columns:
             if column.target.name != column.source.name:
                 yield Renamed(table, column.source.name, column.source.name, column.target.name)
+
+
+def left_behind(catalog: SourceCatalog) -> tuple[str, ...]:
+    """Return a note for each reason for which tables or columns of the source do not move, naming all of them."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for item in catalog.left_out:
+        if holds_rows(item):
+            name = f"{item.table}.{item.name}" if item.kind == "column" else item.name
+            found.setdefault((item.kind, item.reason), []).append(name)
+    return tuple(
+        f"not moved: {kind}{'s' if len(names) > 1 else ''} {', '.join(names)}: {reason}"
+        for (kind, reason), names in found.items()
+    )
 
 
 def unknown_labels(source: sqlite3.Connection, pairs: Iterable[TablePair]) -> tuple[str, ...]:

@@ -35,7 +35,7 @@ def make_plan(snapshot_path: Path, rules: Rules | None = None) -> SchemaPlan:
     """
     settled = not snapshot_path.with_name(snapshot_path.name + "-wal").exists()
     try:
-        with closing(open_read_only(snapshot_path, immutable=settled)) as connection:
+        with closing(open_read_only(snapshot_path, immutable=settled, stand_ins=True)) as connection:
             return _plan(connection, rules or Rules())
     except sqlite3.Error as error:
         raise explain(error, snapshot_path) from error
@@ -70,7 +70,7 @@ def _plan(connection: sqlite3.Connection, rules: Rules) -> SchemaPlan:
 
 def _left_out(catalog: SourceCatalog, rules: Rules) -> Iterator[NotCarried]:
     for item in catalog.left_out:
-        if not is_own(item.name):
+        if not is_own(item.kind, item.name):
             yield _as_not_carried(item)
     for trigger in catalog.triggers:
         reason = "triggers are programs of SQLite: write it anew in PL/pgSQL if it is needed"

@@ -22,6 +22,7 @@ from pgferry.plan.names import Namespace
 from pgferry.plan.translate import KnownColumn, Translator, Typed, Untranslatable
 from pgferry.quoting import quote
 from pgferry.sqlite import ddl, facts
+from pgferry.sqlite.collations import is_own
 from pgferry.sqlite.profile import ColumnProfile, TableProfile
 
 LONGEST_KEY = 2600
@@ -133,7 +134,7 @@ class TablePlanner:
             name=draft.column_names[column.name],
             type=proposal.type,
             evidence=proposal.evidence,
-            notes=proposal.notes,
+            notes=(*proposal.notes, *_of_collation(column)),
             not_null=identity or self._not_null(column),
             identity=identity,
             default=default,
@@ -288,7 +289,9 @@ class TablePlanner:
             return f"lower({name})" if ascii_only else f'lower({name} COLLATE "C")'
         if collation == "RTRIM":
             return f"rtrim({name})"
-        raise Untranslatable(f"the collation {collation} is the application's own")
+        raise Untranslatable(
+            f"the collation {collation} is the application's own, and PostgreSQL gets no index of that order"
+        )
 
     # ------------------------------------------------------------ checks
 
@@ -307,6 +310,14 @@ class TablePlanner:
         if broken:
             raise Untranslatable(f"{broken:,} rows break it")
         return sql
+
+
+def _of_collation(column: SourceColumn) -> tuple[str, ...]:
+    if not is_own(column.collation):
+        return ()
+    return (
+        f"its collation {column.collation} is the application's own: PostgreSQL compares by the database's instead",
+    )
 
 
 def _is_mixed(profile: ColumnProfile) -> bool:

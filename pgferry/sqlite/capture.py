@@ -214,7 +214,7 @@ def _prepare(connection: sqlite3.Connection, token: str, path: Path) -> None:
 
 def _refuse_strangers(present: Mapping[str, _Present], ours: set[str], path: Path) -> None:
     for item in present.values():
-        if _is_own(item) and item.name not in ours and not item.name.startswith(FENCE):
+        if item.name.lower().startswith(PREFIX) and item.name not in ours and not item.name.startswith(FENCE):
             raise Permanent(
                 f"{path} has a {item.kind} {item.name!r} (on {item.table!r}) that pgferry did not make.",
                 f"Rename or drop it: names that begin with {PREFIX} are pgferry's.",
@@ -325,17 +325,14 @@ def _present(connection: sqlite3.Connection) -> dict[str, _Present]:
 def _of_application(present: Mapping[str, _Present], tables: Iterable[str]) -> list[_Present]:
     """Return the application's own triggers on these tables, in the order in which they were made."""
     wanted = {name.lower() for name in tables}
-    found = [item for item in present.values() if item.kind == "trigger" and not _is_own(item)]
+    found = [item for item in present.values() if item.kind == "trigger" and not catalog.is_own("trigger", item.name)]
     return sorted((item for item in found if item.table.lower() in wanted), key=lambda item: item.place)
 
 
 def _own(connection: sqlite3.Connection) -> list[_Present]:
-    own = [item for item in _present(connection).values() if item.name.lower().startswith(PREFIX)]
+    # By exact names: a table of the application's that only begins like ours is never dropped with them.
+    own = [item for item in _present(connection).values() if catalog.is_own(item.kind, item.name)]
     return sorted(own, key=lambda item: item.kind == "table")
-
-
-def _is_own(item: _Present) -> bool:
-    return item.name.lower().startswith(PREFIX)
 
 
 def _as_captured(record: _Recorded, tables: Mapping[str, SourceTable]) -> CapturedTable:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 from pgferry.model import (
@@ -20,6 +22,8 @@ from pgferry.model import (
 )
 from pgferry.quoting import quote
 from pgferry.sqlite import ddl
+from pgferry.sqlite.shadows import VirtualTable, read_virtual_table, shadows
+from pgferry.sqlite.wide import groups
 
 # Names are bound everywhere: the table-valued forms of the pragmas take any name there is.
 _OBJECTS = "SELECT type, name, tbl_name, sql FROM sqlite_schema ORDER BY rowid"
@@ -40,10 +44,19 @@ _ROWID_NAMES = ("rowid", "_rowid_", "oid")
 _GENERATED = {2: "virtual", 3: "stored"}
 _HIDDEN_OF_VIRTUAL_TABLE = 1
 
-# SQLite itself tells a shadow table only when it has the virtual table's module; these are the modules' own suffixes.
-_SHADOW_SUFFIXES = {
-    "content", "segments", "segdir", "docsize", "stat", "data", "idx", "config", "node", "rowid", "parent",
+# What `capture` and `fence` make. Any other name is the application's, though it begins like ours.
+_OWN_TABLES = re.compile(re.escape(PREFIX) + r"(capture|table|meta|canary|outbox|fence|new_\d+)", re.IGNORECASE)
+_OWN_TRIGGERS = re.compile(
+    re.escape(PREFIX) + r"(fence_)?\d+_(insert|update|delete|replace_insert|replace_update)", re.IGNORECASE
+)
+# Functions of SQLite that take whatever a row holds; any other is tried on every row.
+_NEVER_FAIL = {
+    "coalesce", "ifnull", "iif", "instr", "length", "lower", "ltrim", "nullif", "round", "rtrim", "substr", "trim",
+    "typeof", "upper", "cast", "date", "time", "datetime", "julianday", "strftime", "in", "and", "or", "not", "when",
+    "then", "else", "case", "",
 }  # fmt: skip
+_BOOKKEEPING = "SQLite's own bookkeeping"
+_OWN_REASON = "pgferry's own, until cleanup"
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,14 +89,16 @@ def read_catalog(connection: sqlite3.Connection) -> SourceCatalog:
     """
     entries = _entries(connection)
     listed = _listed(connection)
-    shadows = _shadows(entries, listed)
+    virtual = {e.name: read_virtual_table(e.name, e.sql) for e in entries if _is_virtual(e, listed)}
+    kinds = {entry.name: listed[entry.name].kind for entry in entries if entry.readable and entry.name in listed}
+    owners = shadows(connection, tuple(virtual.values()), kinds)
     tables: list[SourceTable] = []
     views: list[SourceObject] = []
     left_out: list[SourceObject] = []
     for entry in entries:
-        reason = _reason_to_leave_out(connection, entry, listed, shadows)
+        reason = _reason_to_leave_out(connection, entry, listed) or _not_data(entry, virtual, owners)
         if reason:
-            left_out.append(SourceObject(_kind(entry, listed), entry.name, entry.sql, reason, entry.table))
+            left_out.append(SourceObject(_kind(entry, virtual, owners), entry.name, entry.sql, reason, entry.table))
         elif entry.kind == "table":
             table, broken = _readable(connection, _table(connection, entry, listed[entry.name]))
             left_out += broken
@@ -96,9 +111,15 @@ def read_catalog(connection: sqlite3.Connection) -> SourceCatalog:
     )
 
 
-def is_own(name: str) -> bool:
-    """Say whether an object of that name is pgferry's own, not the application's."""
-    return name.lower().startswith(PREFIX)
+def is_own(kind: str, name: str) -> bool:
+    """Say whether a table or trigger of that name is one that pgferry makes, and not the application's."""
+    known = _OWN_TRIGGERS if kind == "trigger" else _OWN_TABLES
+    return known.fullmatch(name) is not None
+
+
+def holds_rows(item: SourceObject) -> bool:
+    """Say whether something left out is a table or column of the application's, whose values stay behind."""
+    return item.kind.split()[-1] in ("table", "column") and item.reason not in (_BOOKKEEPING, _OWN_REASON)
 
 
 def affinity_of(declared: str, *, strict: bool = False) -> Affinity:
@@ -143,58 +164,48 @@ def _text(value: Any) -> str:
     return "" if value is None else str(value)
 
 
-def _kind(entry: _Entry, listed: dict[str, _Listed]) -> str:
-    known = listed.get(entry.name)
-    return f"{known.kind} table" if known and known.kind in ("virtual", "shadow") else entry.kind
+def _is_virtual(entry: _Entry, listed: dict[str, _Listed]) -> bool:
+    return entry.kind == "table" and entry.name in listed and listed[entry.name].kind == "virtual"
 
 
-def _reason_to_leave_out(
-    connection: sqlite3.Connection, entry: _Entry, listed: dict[str, _Listed], shadows: dict[str, str]
-) -> str:
+def _kind(entry: _Entry, virtual: dict[str, VirtualTable], owners: dict[str, VirtualTable]) -> str:
+    if entry.name in virtual:
+        return "virtual table"
+    return "shadow table" if entry.kind == "table" and entry.name in owners else entry.kind
+
+
+def _reason_to_leave_out(connection: sqlite3.Connection, entry: _Entry, listed: dict[str, _Listed]) -> str:
     """Say why an object is no data; empty for tables and views that are, and for indexes and triggers that stand."""
     if not entry.readable:
         return "its name is no valid text, so no statement can name it"
     if entry.kind not in ("table", "view"):
         return ""
-    if entry.name.lower().startswith(("sqlite_", PREFIX)):
-        return "pgferry's own, until cleanup" if is_own(entry.name) else "SQLite's own bookkeeping"
+    if entry.kind == "table" and is_own("table", entry.name):
+        return _OWN_REASON
+    if entry.name.lower().startswith("sqlite_"):
+        return _BOOKKEEPING
     if entry.name not in listed:
         return "its entry in sqlite_schema is malformed, and SQLite itself skips it"
-    if entry.kind == "view":
-        return _why_unreadable(connection, entry.name)
-    return _not_data(entry, listed[entry.name], shadows.get(entry.name))
+    return _why_unreadable(connection, entry.name) if entry.kind == "view" else ""
 
 
-def _not_data(entry: _Entry, known: _Listed, owner: str | None) -> str:
-    if known.kind == "virtual":
-        return f"a virtual table of module {_module(entry.sql)}: a search structure, no data of its own"
-    if owner is not None:
-        return f"shadow table of the virtual table {owner}"
-    return "shadow table of a virtual table" if known.kind == "shadow" else ""
-
-
-def _shadows(entries: Iterable[_Entry], listed: dict[str, _Listed]) -> dict[str, str]:
-    """Return shadow table -> virtual table."""
-    virtual = sorted((name for name, known in listed.items() if known.kind == "virtual"), key=len, reverse=True)
-    found: dict[str, str] = {}
-    for entry in entries:
-        owner = next((name for name in virtual if entry.name.lower().startswith(name.lower() + "_")), None)
-        if entry.kind == "table" and owner and _is_shadow(entry.name, owner, listed):
-            found[entry.name] = owner
-    return found
-
-
-def _is_shadow(name: str, owner: str, listed: dict[str, _Listed]) -> bool:
-    known = listed.get(name)
-    if known is None or known.kind == "virtual":
-        return False
-    return known.kind == "shadow" or name[len(owner) + 1 :].lower() in _SHADOW_SUFFIXES
-
-
-def _module(sql: str) -> str:
-    words = ddl.tokens(sql)
-    using = next((place for place, token in enumerate(words) if token.keyword == "USING"), len(words))
-    return words[using + 1].name if using + 1 < len(words) else "unknown"
+def _not_data(entry: _Entry, virtual: dict[str, VirtualTable], owners: dict[str, VirtualTable]) -> str:
+    """Say whether a table is virtual, or the shadow of one; empty for any other."""
+    if entry.kind != "table":
+        return ""
+    table = virtual.get(entry.name)
+    if table is None:
+        return f"shadow table of the virtual table {owners[entry.name].name}" if entry.name in owners else ""
+    start = f"a virtual table of module {table.module}"
+    if table.content:
+        return f"{start}: an index of what {table.content} holds"
+    if table.keeps_text:
+        return f"{start}: what it holds lies in its shadow tables alone; copy it to an ordinary table if it must move"
+    return (
+        f"{start}: a search structure without a text of its own"
+        if table.content == ""
+        else (f"{start}: pgferry cannot tell what it holds; copy it to an ordinary table if it must move")
+    )
 
 
 def _why_unreadable(connection: sqlite3.Connection, name: str) -> str:
@@ -206,7 +217,7 @@ def _why_unreadable(connection: sqlite3.Connection, name: str) -> str:
 
 
 def _triggers(entries: Iterable[_Entry]) -> tuple[SourceObject, ...]:
-    found = (entry for entry in entries if entry.kind == "trigger" and entry.readable and not is_own(entry.name))
+    found = (e for e in entries if e.kind == "trigger" and e.readable and not is_own("trigger", e.name))
     return tuple(SourceObject("trigger", entry.name, entry.sql, table=entry.table) for entry in found)
 
 
@@ -340,15 +351,49 @@ def _with_deferral(key: SourceForeignKey, text: ddl.TableText, place: int) -> So
 
 def _readable(connection: sqlite3.Connection, table: SourceTable) -> tuple[SourceTable | None, list[SourceObject]]:
     """Return the table as far as it can be read, and what of it cannot."""
-    error = _select_error(connection, table)
+    error = _select_error(connection, table) or _reckoning_error(connection, table, table.columns)
     if error is None:
         return table, []
-    # A generated column with an unknown function holds nothing of its own: the rest of the table is still read.
+    # A generated column holds nothing of its own: the rest of the table is read without those that fail.
     plain = replace(table, columns=tuple(column for column in table.columns if not column.generated))
-    if len(plain.columns) < len(table.columns) and _select_error(connection, plain) is None:
-        lost = [column for column in table.columns if column.generated]
-        return plain, [SourceObject("column", c.name, c.generated_expression or "", error, table.name) for c in lost]
-    return None, [SourceObject("table", table.name, table.sql, error, table.name)]
+    error = _select_error(connection, plain)
+    if error is not None:
+        return None, [SourceObject("table", table.name, table.sql, error, table.name)]
+    lost = {c.name: reason for c in table.columns if (reason := _column_error(connection, table, c)) is not None}
+    left = [c for c in table.columns if c.name in lost]
+    kept = replace(table, columns=tuple(c for c in table.columns if c.name not in lost))
+    return kept, [SourceObject("column", c.name, c.generated_expression or "", lost[c.name], table.name) for c in left]
+
+
+def _column_error(connection: sqlite3.Connection, table: SourceTable, column: SourceColumn) -> str | None:
+    if not column.generated:
+        return None
+    alone = replace(table, columns=(column,))
+    return _select_error(connection, alone) or _reckoning_error(connection, table, (column,))
+
+
+def _reckoning_error(connection: sqlite3.Connection, table: SourceTable, columns: Iterable[SourceColumn]) -> str | None:
+    """Say why a virtual column cannot be reckoned for some row, as JSON of malformed text cannot.
+
+    Reads the table once, but only where a function that may fail is called.
+    """
+    terms = [f"count({quote(c.name)})" for c in columns if c.generated == "virtual" and _may_fail(c)]
+    try:
+        for group in groups(terms):
+            # Not by an index on the column, which holds what was reckoned when the row was written.
+            connection.execute(f"SELECT {', '.join(group)} FROM {quote(table.name)} NOT INDEXED").fetchone()
+    except sqlite3.Error as error:
+        if (error.sqlite_errorcode & 0xFF) != sqlite3.SQLITE_ERROR:
+            raise
+        return f"it cannot be reckoned for every row: {error}"
+    return None
+
+
+def _may_fail(column: SourceColumn) -> bool:
+    words = ddl.tokens(column.generated_expression or "")
+    called = {word.name.lower() for word, after in pairwise(words) if after.text == "("}
+    signs = {word.text for word in words if not word.quote}
+    return ">" in signs or not called <= _NEVER_FAIL
 
 
 def _select_error(connection: sqlite3.Connection, table: SourceTable) -> str | None:

@@ -5,10 +5,14 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
+from typing import Any
 
 from pgferry.model import Chunk, Key, SourceTable, SqliteValue
 from pgferry.quoting import quote
 from pgferry.sqlite.binding import bound, marks
+from pgferry.sqlite.collations import keyed_by_own
+from pgferry.sqlite.wide import groups, joined
 
 SAMPLE_PLACES = 64
 """Places of a table whose rows are looked at before it is cut or read."""
@@ -43,15 +47,26 @@ def sample_table(connection: sqlite3.Connection, table: SourceTable) -> TableSam
     rows = count_rows(connection, table)
     classes: tuple[dict[str, int], ...] = tuple({} for _ in table.columns)
     seen = total = largest = 0
-    names = [quote(column.name) for column in table.columns]
-    shapes = ", ".join(f"typeof({name}), coalesce(length(CAST({name} AS BLOB)), 0)" for name in names)
     for where, values in _sample_places(connection, table, rows):
-        for shape in connection.execute(f"SELECT {shapes} FROM {quote(table.name)} {where}", values):
-            size = sum(shape[1::2]) + 2 * len(names)
+        for shape in _shapes(connection, table, where, values):
+            size = sum(shape[1::2]) + 2 * len(classes)
             seen, total, largest = seen + 1, total + size, max(largest, size)
             for counts, storage in zip(classes, shape[::2], strict=True):
                 counts[storage] = counts.get(storage, 0) + 1
     return TableSample(rows, seen, total / seen if seen else 0.0, largest, classes)
+
+
+def _shapes(connection: sqlite3.Connection, table: SourceTable, where: str, values: Key) -> Iterator[tuple[Any, ...]]:
+    """Yield the class and the length of each value, row by row; one statement for each group of columns."""
+    parts = list(groups([quote(column.name) for column in table.columns]))
+    # Through an index that holds all of one group's columns the rows would come in another order than the others'.
+    place = f"{quote(table.name)}{' NOT INDEXED' if len(parts) > 1 else ''} {where}"
+    found = []
+    for part in parts:
+        terms = ", ".join(f"typeof({name}), coalesce(length(CAST({name} AS BLOB)), 0)" for name in part)
+        found.append(connection.execute(f"SELECT {terms} FROM {place}", values))
+    for row in zip(*found, strict=True):
+        yield tuple(chain.from_iterable(row))
 
 
 def plan_chunks(
@@ -63,8 +78,9 @@ def plan_chunks(
     """
     if sample.rows == 0:
         return ()
-    if not table.address or (table.rowid_name is None and not table.without_rowid):
-        # A key that is not the rowid may hold NULL, which lies in no range.
+    if not table.address or (table.rowid_name is None and not table.without_rowid) or keyed_by_own(table):
+        # A key that is not the rowid may hold NULL, which lies in no range; nor has a key that lies in an order of the
+        # application's own any range that can be told here.
         return (Chunk(table.name, 0, sample.rows),)
     if sample.largest_bytes > HEAVY_ROW:
         ranges = _ranges_by_bytes(connection, table, rows, size)
@@ -138,7 +154,7 @@ def _first(connection: sqlite3.Connection, sql: str, values: Key) -> Key | None:
 def _ranges_by_bytes(connection: sqlite3.Connection, table: SourceTable, rows: int, size: int) -> Iterator[_Range]:
     """Yield ranges of at most `rows` rows and `size` bytes (or one row), by a walk over the lengths of all values."""
     address = address_list(table)
-    lengths = " + ".join(f"coalesce(length(CAST({quote(column.name)} AS BLOB)), 0)" for column in table.columns)
+    lengths = joined([f"coalesce(length(CAST({quote(column.name)} AS BLOB)), 0)" for column in table.columns], " + ")
     cursor = connection.execute(f"SELECT {lengths}, {address} FROM {quote(table.name)} ORDER BY {address}")
     low: Key | None = None
     high: Key | None = None

@@ -11,13 +11,16 @@ import aiosqlite
 
 from pgferry.errors import FerryError, Permanent, Transient, UsageError, is_transient
 from pgferry.model import UndecodableText
+from pgferry.sqlite.collations import add_stand_ins
 
 _MAGIC = b"SQLite format 3\x00"
 _HEADER_BYTES = 100
 _OLDEST_SQLITE = (3, 37)  # `pragma table_list`
 
 
-def open_read_only(path: Path, *, immutable: bool = False, busy_seconds: float = 5.0) -> sqlite3.Connection:
+def open_read_only(
+    path: Path, *, immutable: bool = False, busy_seconds: float = 5.0, stand_ins: bool | None = None
+) -> sqlite3.Connection:
     """Open a SQLite file for reading; nothing is ever written to it.
 
     SQLite may leave an empty `-wal` and a `-shm` file beside a file in WAL mode, as any reader of it does.
@@ -25,6 +28,7 @@ def open_read_only(path: Path, *, immutable: bool = False, busy_seconds: float =
     from thread to thread, one at a time.
     `immutable` promises that nobody writes the file (a snapshot): no locks,
     and no `-shm` file beside it. An empty file is an empty database.
+    `stand_ins` (by default for a snapshot) makes text of an application's own collation readable: see `collations`.
     Raises UsageError when the file is missing or no database, Transient when it is locked for more than
     `busy_seconds`, Permanent for anything else.
     """
@@ -33,6 +37,8 @@ def open_read_only(path: Path, *, immutable: bool = False, busy_seconds: float =
     connection = _connect(path, "?mode=ro" + ("&immutable=1" if immutable else ""), busy_seconds)
     try:
         _read_schema(connection)
+        if immutable if stand_ins is None else stand_ins:
+            add_stand_ins(connection)
     except sqlite3.Error as error:
         connection.close()
         raise explain(error, path) from error
@@ -51,13 +57,12 @@ def reading(path: Path) -> Iterator[sqlite3.Connection]:
 
 @asynccontextmanager
 async def control(path: Path) -> AsyncIterator[aiosqlite.Connection]:
-    """Hold a connection to a snapshot for a few queries beside those of a server; text comes as by `open_read_only`.
+    """Hold a connection to a snapshot, made as `open_read_only` makes it, for queries beside those of a server.
 
     SQLite's errors inside the block become pgferry's own.
     """
     try:
-        async with aiosqlite.connect(path.absolute().as_uri() + "?mode=ro&immutable=1", uri=True) as connection:
-            connection.text_factory = decode_text
+        async with aiosqlite.Connection(lambda: open_read_only(path, immutable=True), 64) as connection:
             yield connection
     except sqlite3.Error as error:
         raise explain(error, path) from error

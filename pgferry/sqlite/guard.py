@@ -27,6 +27,8 @@ from pgferry.model import (
 )
 from pgferry.quoting import quote
 from pgferry.sqlite.chunks import TableSample, address_list, range_condition
+from pgferry.sqlite.collations import as_bytes, keyed_by_own, uses_own
+from pgferry.sqlite.wide import joined
 
 WIDE_VALUE = 64 * 1024
 """Bytes; a row with a larger value takes the row-wise path, so that a batch's memory is bounded by its row count."""
@@ -60,14 +62,15 @@ class ColumnRead:
     expression: str
     guard: str
     """A condition that is true or false, never NULL; empty when every value must fit."""
+    name: str = ""
+    """The column's name in SQL, with the collation that it is read by where its own is not known."""
     self_guarding: bool = False
     """Whether the Arrow reader stops at a value of any other class, and the conversion finds one out of range."""
 
     @property
     def portable_guard(self) -> str:
         """The guard without octet_length(), which SQLite has since 3.43: newer than many a Python's."""
-        name = quote(self.pair.source.name)
-        return self.guard.replace(f"octet_length({name})", f"length(CAST({name} AS BLOB))")
+        return self.guard.replace(f"octet_length({self.name})", f"length(CAST({self.name} AS BLOB))")
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,16 +80,24 @@ class TableRead:
     pair: TablePair
     columns: tuple[ColumnRead, ...]
     batch_rows: int
+    only_by_rule: bool = False
+    """Whether the Arrow reader cannot read the table at all: it does not have the collation that orders it."""
 
     def guard(self, *, strict: bool = True) -> str:
         """Return the condition that every row on the vectorised path fulfils."""
-        return " AND ".join(column.guard for column in self._guarded(strict)) or "1"
+        return joined([column.guard for column in self._guarded(strict)], " AND ") or self._unguarded
 
     def portable_guard(self, *, strict: bool = True) -> str:
         """Return the same condition for Python's own SQLite."""
-        return " AND ".join(column.portable_guard for column in self._guarded(strict)) or "1"
+        return joined([column.portable_guard for column in self._guarded(strict)], " AND ") or self._unguarded
+
+    @property
+    def _unguarded(self) -> str:
+        return "0" if self.only_by_rule else "1"
 
     def _guarded(self, strict: bool) -> list[ColumnRead]:
+        if self.only_by_rule:
+            return []
         return [column for column in self.columns if column.guard and (strict or not column.self_guarding)]
 
     @property
@@ -100,7 +111,7 @@ def plan_read(pair: TablePair, sample: TableSample, *, batch_bytes: int = 8 * 10
     seen = {column.name: counts for column, counts in zip(pair.source.columns, sample.classes, strict=True)}
     columns = tuple(_column_read(pair.source, column, seen.get(column.source.name, {})) for column in pair.columns)
     batch = int(batch_bytes / max(sample.average_bytes, 32.0))
-    return TableRead(pair, columns, max(16, min(batch, 65536)))
+    return TableRead(pair, columns, max(16, min(batch, 65536)), keyed_by_own(pair.source))
 
 
 def clean_query(
@@ -117,9 +128,7 @@ def clean_query(
     if read.rowid is not None:
         pins.append(f"0 AS c{len(terms)}")
         terms.append(quote(read.rowid))
-    select = (
-        f"SELECT {', '.join(terms)} FROM {quote(read.pair.source.name)} WHERE {where} AND {read.guard(strict=strict)}"
-    )
+    select = f"SELECT {', '.join(terms)} FROM {_table(read.pair.source)} WHERE {where} AND {read.guard(strict=strict)}"
     return f"SELECT {', '.join(pins)} UNION ALL SELECT * FROM ({select}{_in_order(read, order)})", values
 
 
@@ -155,7 +164,8 @@ def row_query(read: TableRead, conditions: Sequence[str]) -> str:
     The conditions (`= ?`, `IS NULL`, …) stand in the order of the address.
     """
     names = zip(read.pair.source.address, conditions, strict=True)
-    return f"{raw_select(read)} WHERE {' AND '.join(f'{quote(name)} {condition}' for name, condition in names)}"
+    conditions = [f"{as_bytes(read.pair.source, name)} {condition}" for name, condition in names]
+    return f"{raw_select(read)} WHERE {' AND '.join(conditions)}"
 
 
 def raw_select(read: TableRead) -> str:
@@ -163,6 +173,11 @@ def raw_select(read: TableRead) -> str:
     source = read.pair.source
     names = [quote(name) for name in source.address] + [quote(column.pair.source.name) for column in read.columns]
     return f"SELECT {', '.join(names)} FROM {quote(source.name)}"
+
+
+def _table(table: SourceTable) -> str:
+    # An index of a collation that the reader does not have fails the statement as soon as SQLite thinks of using it.
+    return f"{quote(table.name)} NOT INDEXED" if uses_own(table) else quote(table.name)
 
 
 def _in_order(read: TableRead, order: str) -> str:
@@ -173,25 +188,27 @@ def _in_order(read: TableRead, order: str) -> str:
 
 def _column_read(table: SourceTable, pair: ColumnPair, counts: dict[str, int]) -> ColumnRead:
     storage = _expected_class(pair.source, counts)
-    name = quote(pair.source.name)
+    name = as_bytes(table, pair.source.name)
     if pair.source.generated == "virtual":
         # Reckoned anew by whoever reads it: the Arrow reader's SQLite may be newer than Python's, and print other
         # digits. One of them reads all such rows.
-        return ColumnRead(pair, storage, name, "0")
+        return ColumnRead(pair, storage, name, "0", name)
     if storage in (StorageClass.INTEGER, StorageClass.REAL) and pair.target.type.kind in _FLOATING:
         # An affinity of NUMERIC stores 12.0 as the integer 12: such a column is read whole, as floats.
         exact = f"typeof({name}) = 'integer' AND +{name} BETWEEN -{EXACT_FLOAT} AND {EXACT_FLOAT}"
         guard = f"(typeof({name}) = 'real' OR {exact})"
-        return ColumnRead(pair, StorageClass.REAL, f"CAST({name} AS REAL)", _nullable(guard, name, pair))
+        return ColumnRead(pair, StorageClass.REAL, f"CAST({name} AS REAL)", _nullable(guard, name, pair), name)
     if pair.source.name == table.rowid_column:
-        return ColumnRead(pair, StorageClass.INTEGER, name, _range_guard(name, pair.target.type), self_guarding=True)
+        return ColumnRead(
+            pair, StorageClass.INTEGER, name, _range_guard(name, pair.target.type), name, self_guarding=True
+        )
     parts = [f"typeof({name}) = '{storage}'"]
     if storage is StorageClass.INTEGER:
         parts.append(_range_guard(name, pair.target.type))
     elif storage is not StorageClass.REAL:
         parts.append(f"octet_length({name}) <= {WIDE_VALUE}")
     guard = " AND ".join(part for part in parts if part)
-    return ColumnRead(pair, storage, name, _nullable(guard, name, pair), storage is StorageClass.INTEGER)
+    return ColumnRead(pair, storage, name, _nullable(guard, name, pair), name, storage is StorageClass.INTEGER)
 
 
 def _expected_class(column: SourceColumn, counts: dict[str, int]) -> StorageClass:

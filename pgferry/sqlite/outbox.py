@@ -12,9 +12,10 @@ from pgferry.live.model import CapturedTable, Touched
 from pgferry.model import Key, SourceTable, SqliteValue
 from pgferry.quoting import quote
 from pgferry.sqlite.binding import bound, marks
+from pgferry.sqlite.collations import BUILT_IN_COLLATIONS
 from pgferry.sqlite.connect import write_transaction
 from pgferry.sqlite.guard import TableRead, raw_select
-from pgferry.sqlite.triggers import BUILT_IN_COLLATIONS, OUTBOX, outbox_columns
+from pgferry.sqlite.triggers import OUTBOX, outbox_columns
 
 _RANGE = f"FROM {quote(OUTBOX)} WHERE id > ?1 AND id <= ?2"
 _LAST = f"SELECT max(id) FROM {quote(OUTBOX)}"

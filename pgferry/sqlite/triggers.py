@@ -18,11 +18,10 @@ from pgferry.model import Affinity, SourceColumn, SourceIndex, SourceTable
 from pgferry.quoting import literal, quote
 from pgferry.sqlite import ddl
 from pgferry.sqlite.catalog import PREFIX
+from pgferry.sqlite.collations import BUILT_IN_COLLATIONS
 
 OUTBOX = PREFIX + "outbox"
 """The table of notes: id, t (the table's number), r (the rowid), k0, k1, … (the declared key)."""
-
-BUILT_IN_COLLATIONS = frozenset({"BINARY", "NOCASE", "RTRIM"})
 
 _NO_NAMES = frozenset({"TRUE", "FALSE", "NULL", "CURRENT_TIME", "CURRENT_DATE", "CURRENT_TIMESTAMP"})
 _EXACT = (Affinity.INTEGER, Affinity.TEXT)

@@ -17,6 +17,7 @@ from sqlalchemy.engine import URL
 from pgferry.plan.model import SchemaPlan
 from pgferry.quoting import quote
 from tests.acceptance.corpus_compare import TableOutcome, compare
+from tests.acceptance.independent import Ways, differences
 from tests.acceptance.library_move import plan_and_move
 
 Server = asyncpg.Connection
@@ -401,6 +402,121 @@ async def test_views_whole_broken_and_untranslatable(move: Move, connection: Ser
     assert all(left.values())
 
 
+async def test_what_only_looks_like_a_shadow_moves_and_what_is_one_is_told(tmp_path: Path, database_url: URL) -> None:
+    script = """
+        CREATE TABLE email_content (id INTEGER PRIMARY KEY, body TEXT);
+        INSERT INTO email_content VALUES (1, 'first'), (2, 'second');
+        CREATE VIRTUAL TABLE email USING fts5(body, content='email_content', content_rowid='id');
+        CREATE VIRTUAL TABLE app USING fts4(body);
+        INSERT INTO app VALUES ('found nowhere else');
+        CREATE TABLE app_config (name TEXT PRIMARY KEY, value TEXT);
+        INSERT INTO app_config VALUES ('colour', 'blue');
+        CREATE VIRTUAL TABLE geo USING rtree(id, x0, x1);
+        CREATE TABLE geo_data (x INTEGER); INSERT INTO geo_data VALUES (7);
+        CREATE TABLE _pgferry_notes (x INTEGER); INSERT INTO _pgferry_notes VALUES (8);"""
+    source = made(tmp_path / "made.db", script)
+    moved = await plan_and_move(source, database_url, tmp_path / "home")
+    found = await compare(source, database_url)
+    assert {name: (table.loaded, table.wrong) for name, table in found.items()} == {
+        "email_content": (2, ()), "app_config": (1, ()), "geo_data": (1, ()), "_pgferry_notes": (1, ())
+    }  # fmt: skip
+    notes = [note for note in moved.report.notes if note.startswith("not moved: ")]
+    assert len(notes) == 6
+    for said in (
+        "virtual table email: a virtual table of module fts5: an index of what email_content holds",
+        "virtual table app: a virtual table of module fts4: what it holds lies in its shadow tables alone",
+        "shadow tables app_content, app_segments, app_segdir, app_docsize, app_stat: shadow table of the virtual",
+    ):
+        assert any(said in note for note in notes), notes
+
+
+def by_length(first: str, second: str) -> int:
+    """An order that is neither that of bytes nor that of any collation of SQLite's own; it finds no two texts equal."""
+    return ((len(first), first[::-1]) < (len(second), second[::-1]) and -1) or (first != second) * 1
+
+
+async def test_collations_of_the_application_s_own(tmp_path: Path, database_url: URL) -> None:
+    source = tmp_path / "made.db"
+    with closing(sqlite3.connect(source)) as file:
+        file.create_collation("ICU", by_length)
+        file.executescript(
+            """CREATE TABLE u (id INTEGER PRIMARY KEY, n TEXT COLLATE ICU UNIQUE, i INTEGER COLLATE ICU, m TEXT);
+               CREATE INDEX by_m ON u (m COLLATE Icu, id);
+               CREATE TABLE k (k TEXT COLLATE ICU PRIMARY KEY, v TEXT);
+               CREATE TABLE w (k TEXT COLLATE ICU PRIMARY KEY, v TEXT) WITHOUT ROWID;
+               CREATE TABLE z (k TEXT, v TEXT, PRIMARY KEY (k COLLATE ICU)) WITHOUT ROWID;
+               CREATE TABLE narrow (m TEXT COLLATE ICU); CREATE INDEX covering ON narrow (m);"""
+        )
+        texts = [f"{'x' * (n % 7)}{n * 7919 % 400}" for n in range(400)]
+        odd = {5: "a\x00b"}
+        for n, text in enumerate(texts):
+            file.execute("INSERT INTO u VALUES (?, ?, ?, ?)", (n, text, n % 2, text))
+            file.execute("INSERT INTO k VALUES (?, ?)", (text, odd.get(n, text)))
+            file.execute("INSERT INTO w VALUES (?, ?)", (text, odd.get(n, text)))
+            file.execute("INSERT INTO z VALUES (?, ?)", (text, text))
+            file.execute("INSERT INTO narrow VALUES (?)", (text,))
+        file.commit()
+    moved = await plan_and_move(source, database_url, tmp_path / "home", chunk_rows=60)
+    assert moved.report.verified
+    assert {t.table: (t.source_rows, t.loaded, t.quarantined, t.closed) for t in moved.report.tables} == {
+        "u": (400, 400, 0, True), "k": (400, 399, 1, True), "w": (400, 399, 1, True), "z": (400, 400, 0, True),
+        "narrow": (400, 400, 0, True),
+    }  # fmt: skip
+    # Read in the order of the file, no statement of this comparison needs the collation's index.
+    found = await compare(copy_without_collations(source, tmp_path / "plain.db"), database_url)
+    assert [text for table in found.values() for text in table.wrong] == []
+    reasons = {(item.table, item.name): item.reason for item in moved.plan.not_carried}
+    assert "the application's own" in reasons["u", "by_m"]
+    assert "the application's own" in reasons["u", "sqlite_autoindex_u_1"]
+    assert any("ICU is the application's own" in note for note in moved.plan.table("u").column("n").notes)
+    complaints = [note for note in moved.report.notes if "complaints" in note]
+    assert complaints == []
+    assert any("was not checked" in note and "by_m" in note for note in moved.report.notes)
+
+
+def copy_without_collations(source: Path, copy: Path) -> Path:
+    """Write the same rows, of the same rowids, to tables without the collation."""
+    with closing(sqlite3.connect(source)) as file, closing(sqlite3.connect(copy)) as plain:
+        file.create_collation("ICU", by_length)
+        for name, sql in file.execute("SELECT name, sql FROM sqlite_schema WHERE type = 'table' ORDER BY rowid"):
+            plain.execute(sql.replace("COLLATE ICU", ""))
+            rowid = "" if "WITHOUT ROWID" in sql else "rowid, "
+            columns = ", ".join(row[1] for row in file.execute(f"PRAGMA table_info({name})"))
+            for row in file.execute(f"SELECT {rowid}{columns} FROM {name}"):
+                plain.execute(f"INSERT INTO {name} ({rowid}{columns}) VALUES ({', '.join('?' * len(row))})", row)
+        plain.commit()
+    return copy
+
+
+async def test_a_generated_column_that_fails_on_one_row(tmp_path: Path, database_url: URL) -> None:
+    script = """
+        CREATE TABLE t (id INTEGER PRIMARY KEY, doc TEXT);
+        INSERT INTO t (doc) VALUES ('{"a": 1}'), ('{"a": '), (NULL);
+        ALTER TABLE t ADD COLUMN a AS (json_extract(doc, '$.a'));"""
+    source = made(tmp_path / "made.db", script)
+    moved = await plan_and_move(source, database_url, tmp_path / "home")
+    assert moved.report.complete
+    assert await differences(source, database_url, Ways(left_out=("t.a",))) == []
+    assert [(item.kind, item.name) for item in moved.plan.not_carried] == [("column", "a")]
+    assert any("column t.a" in note and "malformed JSON" in note for note in moved.report.notes)
+
+
+async def test_a_table_of_1200_columns(move: Move) -> None:
+    kinds = ("INTEGER", "TEXT", "REAL", "")
+    columns = ", ".join(f"c{n} {kinds[n % 4]}" for n in range(1200))
+    sparse = [
+        [(row + n) % 100 if (row + n) % 9 == 0 and n % 4 != 1 else "t" if row == n % 50 else None for n in range(1200)]
+        for row in range(50)
+    ]
+    found, plan = await move(
+        f"CREATE TABLE wide ({columns}); CREATE INDEX few ON wide (c1, c2); CREATE TABLE heavy ({columns});",
+        {"wide": sparse, "heavy": [[None] * 1198 + ["x" * 20_000, n] for n in range(30)]},
+        chunk_rows=20,
+    )
+    assert kept(found) == {}
+    assert len(plan.table("wide").columns) == 1200
+
+
 # ---------------------------------------------------------------- size
 
 BLOB = 200 * 1024 * 1024
@@ -409,6 +525,7 @@ MOVE_ALONE = """
 import asyncio, resource, sys
 from pathlib import Path
 from pgferry.settings import parse_target
+from tests.acceptance.independent import Ways, differences
 from tests.acceptance.library_move import plan_and_move
 moved = asyncio.run(plan_and_move(Path(sys.argv[1]), parse_target(sys.stdin.read()), Path(sys.argv[2])))
 assert moved.report.complete

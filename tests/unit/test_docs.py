@@ -64,6 +64,11 @@ def test_no_setting_is_documented_that_does_not_exist() -> None:
     assert {name for name in documented if name.islower()} <= rules
 
 
+def test_each_setting_has_one_row() -> None:
+    names = [row[0] for row in rows_of(CONFIGURATION) if row[0].startswith("`PGFERRY_")]
+    assert [name for name in set(names) if names.count(name) > 1] == []
+
+
 def toml_blocks() -> list[tuple[str, str]]:
     return [
         (page.name, block)

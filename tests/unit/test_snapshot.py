@@ -162,3 +162,26 @@ def test_a_missing_source_makes_no_folder_entries(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="There is no file"):
         take(tmp_path / "nothing.db", tmp_path / "backups")
     assert not list((tmp_path / "backups").glob("*"))
+
+
+@pytest.mark.parametrize("indexes", [False, True])
+def test_an_index_in_an_order_of_the_application_s_own_is_not_called_damaged(tmp_path: Path, indexes: bool) -> None:
+    source = tmp_path / "app.db"
+    with closing(sqlite3.connect(source)) as connection:
+        connection.create_collation("ICU", lambda a, b: (a < b) - (a > b))
+        connection.executescript(
+            """CREATE TABLE t (n TEXT COLLATE ICU UNIQUE, m TEXT COLLATE ICU, c INTEGER);
+               CREATE INDEX by_m ON t (m);
+               CREATE TABLE w (k TEXT COLLATE ICU PRIMARY KEY, v) WITHOUT ROWID; CREATE INDEX by_v ON w (v);"""
+        )
+        rows = [(str(n), str(n), n + 1) for n in range(300)]
+        connection.executemany("INSERT INTO t VALUES (?, ?, ?)", rows)
+        connection.executemany("INSERT INTO w VALUES (?, ?)", [row[:2] for row in rows])
+        connection.execute("UPDATE t SET c = NULL WHERE c = 300")
+        connection.execute("PRAGMA writable_schema = on")
+        sql = "UPDATE sqlite_schema SET sql = replace(sql, 'c INTEGER', 'c INTEGER NOT NULL') WHERE name = 't'"
+        connection.execute(sql)
+        connection.commit()
+    found = check(take(source, tmp_path / "backups"), indexes=indexes)
+    assert found.complaints == ("NULL value in t.c",)
+    assert found.unchecked == ("by_m", "by_v", "sqlite_autoindex_t_1", "sqlite_autoindex_w_1")

@@ -148,6 +148,89 @@ def test_what_is_no_data_is_named(tmp_path: Path) -> None:
     assert catalog.sequences == {"t": 41}
 
 
+SHADOWS = {
+    # A virtual table, the application's own tables with names like its shadows, and its shadows.
+    "CREATE VIRTUAL TABLE email USING fts5(body, content='email_content')": (
+        ["email_content", "email_stat"],
+        ["email_config", "email_data", "email_docsize", "email_idx"],
+    ),
+    'CREATE VIRTUAL TABLE email USING fts4(body, CONTENT="Email_Content")': (
+        ["email_content", "email_config", "email_data", "email_parent"],
+        ["email_docsize", "email_segdir", "email_segments", "email_stat"],
+    ),
+    "CREATE VIRTUAL TABLE email USING fts5(body, content = '', columnsize=0)": (
+        ["email_content", "email_docsize"],
+        ["email_config", "email_data", "email_idx"],
+    ),
+    "CREATE VIRTUAL TABLE email USING fts3(content, body)": (
+        ["email_docsize", "email_stat", "email_idx"],
+        ["email_content", "email_segdir", "email_segments"],
+    ),
+    "CREATE VIRTUAL TABLE email USING fts5(body, cont=letters_data)": (
+        ["email_content", "letters_data"],
+        ["email_config", "email_data", "email_docsize", "email_idx"],
+    ),
+    "CREATE VIRTUAL TABLE email USING rtree(id, x0, x1)": (
+        ["email_data", "email_stat", "email_content"],
+        ["email_node", "email_parent", "email_rowid"],
+    ),
+}
+
+
+@pytest.mark.parametrize("known", [True, False])
+@pytest.mark.parametrize(("virtual", "tables"), SHADOWS.items())
+def test_a_table_is_a_shadow_only_of_the_module_that_would_have_made_it(
+    tmp_path: Path, virtual: str, tables: tuple[list[str], list[str]], known: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine, shadow = tables
+    script = "".join(f"CREATE TABLE {name} (a, body);" for name in mine)
+    if not known:
+        # SQLite without the module calls nothing a shadow.
+        monkeypatch.setattr("pgferry.sqlite.shadows._KNOWN_MODULE", "SELECT 1 WHERE ? = ''")
+        monkeypatch.setattr("pgferry.sqlite.catalog._TABLES", LISTED_WITHOUT_MODULES)
+    catalog = catalog_of(tmp_path / "a.db", f"{script}{virtual}; VACUUM;")
+    assert sorted(table.name for table in catalog.tables) == sorted(mine)
+    assert sorted(item.name for item in catalog.left_out if item.kind == "shadow table") == shadow
+
+
+LISTED_WITHOUT_MODULES = (
+    "SELECT name, replace(type, 'shadow', 'table'), wr, strict FROM pragma_table_list WHERE schema = 'main'"
+)
+
+
+def test_a_virtual_table_that_holds_its_own_text_is_not_called_empty(tmp_path: Path) -> None:
+    catalog = catalog_of(
+        tmp_path / "a.db",
+        """
+        CREATE TABLE letters (body);
+        CREATE VIRTUAL TABLE whole USING fts5(body);
+        CREATE VIRTUAL TABLE outer_text USING fts4(body, content="letters");
+        CREATE VIRTUAL TABLE no_text USING fts5(body, content='');
+        """,
+    )
+    reasons = {item.name: item.reason.partition(": ")[2] for item in catalog.left_out if item.kind == "virtual table"}
+    assert reasons == {
+        "whole": "what it holds lies in its shadow tables alone; copy it to an ordinary table if it must move",
+        "outer_text": "an index of what letters holds",
+        "no_text": "a search structure without a text of its own",
+    }
+
+
+def test_a_table_is_ours_only_by_the_very_names_that_we_make(tmp_path: Path) -> None:
+    catalog = catalog_of(
+        tmp_path / "a.db",
+        """
+        CREATE TABLE _pgferry_notes (a); CREATE TABLE _pgferry_new_idea (a); CREATE TABLE _pgferry_1_insert (a);
+        CREATE TABLE _pgferry_outbox (a); CREATE TABLE _pgferry_new_12 (a);
+        CREATE TRIGGER _pgferry_mine AFTER INSERT ON _pgferry_notes BEGIN SELECT 1; END;
+        CREATE TRIGGER _pgferry_1_replace_update AFTER INSERT ON _pgferry_notes BEGIN SELECT 1; END;
+        """,
+    )
+    assert [table.name for table in catalog.tables] == ["_pgferry_notes", "_pgferry_new_idea", "_pgferry_1_insert"]
+    assert [item.name for item in catalog.left_out] == ["_pgferry_outbox", "_pgferry_new_12"]
+    assert [trigger.name for trigger in catalog.triggers] == ["_pgferry_mine"]
+
+
 def damaged(path: Path, script: str, *updates: tuple[str, object]) -> SourceCatalog:
     with closing(sqlite3.connect(path)) as connection:
         connection.executescript(script)
@@ -201,6 +284,24 @@ def test_a_column_that_cannot_be_read_is_left_out(tmp_path: Path) -> None:
         catalog = read_catalog(connection)
     assert [column.name for column in catalog.table("t").columns] == ["a"]
     assert [(item.kind, item.name, item.table) for item in catalog.left_out] == [("column", "b", "t")]
+
+
+def test_only_generated_columns_that_fail_on_some_row_are_left_out(tmp_path: Path) -> None:
+    catalog = catalog_of(
+        tmp_path / "a.db",
+        """
+        CREATE TABLE t (id INTEGER PRIMARY KEY, doc TEXT, long TEXT AS (upper(doc)) STORED);
+        INSERT INTO t (doc) VALUES ('{"a": 1}'), ('{"a": '), (NULL);
+        ALTER TABLE t ADD COLUMN a AS (json_extract(doc, '$.a'));
+        ALTER TABLE t ADD COLUMN b AS (doc ->> '$.a');
+        ALTER TABLE t ADD COLUMN valid AS (json_valid(doc));
+        """,
+    )
+    assert [column.name for column in catalog.table("t").columns] == ["id", "doc", "long", "valid"]
+    assert [(item.kind, item.name, item.table, item.reason) for item in catalog.left_out] == [
+        ("column", "a", "t", "it cannot be reckoned for every row: malformed JSON"),
+        ("column", "b", "t", "it cannot be reckoned for every row: malformed JSON"),
+    ]
 
 
 def test_an_empty_file(tmp_path: Path) -> None:

@@ -91,6 +91,15 @@ def test_it_is_removed_without_a_trace(tmp_path: Path) -> None:
     install(path, "another")
 
 
+def test_removing_leaves_a_table_that_only_begins_like_ours(tmp_path: Path) -> None:
+    path = made(tmp_path / "a.db")
+    install(path, "token")
+    execute(path, "CREATE TABLE _pgferry_notes (a); INSERT INTO _pgferry_notes VALUES (1);")
+    assert "_pgferry_notes" not in remove(path)
+    with closing(open_read_only(path)) as connection:
+        assert connection.execute("SELECT a FROM _pgferry_notes").fetchall() == [(1,)]
+
+
 def test_another_run_is_refused(tmp_path: Path) -> None:
     path = made(tmp_path / "a.db")
     capture = install(path, "one")
