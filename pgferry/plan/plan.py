@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 from collections.abc import Iterator, Mapping
 from contextlib import closing
@@ -21,6 +22,9 @@ from pgferry.settings import Rules
 from pgferry.sqlite.catalog import is_own, read_catalog
 from pgferry.sqlite.connect import explain, open_read_only
 from pgferry.sqlite.profile import profile_table
+
+_MULTIPLIED = re.compile(r"""(?<!SELECT)(?<!DISTINCT)(?<!ALL)(?<![\s(,.])\s*\*""", re.IGNORECASE)
+"""A `*` that may be a product, and not all columns or all rows."""
 
 MOST_COLUMNS = 1600
 """Columns of a PostgreSQL table (https://www.postgresql.org/docs/current/limits.html)."""
@@ -49,7 +53,10 @@ def _plan(connection: sqlite3.Connection, rules: Rules) -> SchemaPlan:
     unify(drafts)
     _reserve_sequences(drafts, relations)
     view_names = relations.take_all([view.name for view in catalog.views])
-    planners = {name: TablePlanner(connection, draft, relations) for name, draft in drafts.items()}
+    multiplied = any(_MULTIPLIED.search(view.sql) for view in catalog.views)
+    planners = {
+        name: TablePlanner(connection, draft, relations, multiplied=multiplied) for name, draft in drafts.items()
+    }
     tables = {name: planner.plan() for name, planner in planners.items()}
     keys = {name: plan_foreign_keys(connection, draft, drafts, tables) for name, draft in drafts.items()}
     known = {name: Relation(drafts[name].name, planner.known()) for name, planner in planners.items()}

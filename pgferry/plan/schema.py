@@ -6,7 +6,7 @@ import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from pgferry.model import PgKind, PgType, SourceColumn, SourceForeignKey, SourceIndex, SourceTable
+from pgferry.model import Affinity, PgKind, PgType, SourceColumn, SourceForeignKey, SourceIndex, SourceTable
 from pgferry.plan.defaults import translate_default
 from pgferry.plan.infer import Proposal
 from pgferry.plan.model import (
@@ -19,14 +19,17 @@ from pgferry.plan.model import (
     TablePlan,
 )
 from pgferry.plan.names import Namespace
+from pgferry.plan.ranges import NOTHING, Range
 from pgferry.plan.translate import KnownColumn, Translator, Typed, Untranslatable
 from pgferry.quoting import quote
 from pgferry.sqlite import ddl, facts
+from pgferry.sqlite.forms import SORTED_FORMS
 from pgferry.sqlite.profile import ColumnProfile, TableProfile
 
 LONGEST_KEY = 2600
 """Bytes of text that an index row surely takes: a B-tree's limit is 2,704 with its own overhead."""
 
+_INTEGERS = (PgKind.SMALLINT, PgKind.INTEGER, PgKind.BIGINT)
 _TEXTUAL = (PgKind.TEXT, PgKind.BYTEA, PgKind.JSONB)
 
 
@@ -57,12 +60,19 @@ class Draft:
 
 
 class TablePlanner:
-    """Plans one table; `relations` are the names of the target's schema, shared by all tables."""
+    """Plans one table; `relations` are the names of the target's schema, shared by all tables.
 
-    def __init__(self, connection: sqlite3.Connection, draft: Draft, relations: Namespace) -> None:
+    `multiplied` says whether a view multiplies: then how near to zero reals come is measured.
+    """
+
+    def __init__(
+        self, connection: sqlite3.Connection, draft: Draft, relations: Namespace, *, multiplied: bool = False
+    ) -> None:
         self._connection = connection
         self._draft = draft
         self._relations = relations
+        self._multiplied = multiplied or _multiplies(draft.source)
+        self._least: dict[str, float] = {}
         self._constraints = Namespace()
         self._translator = Translator(self._known(generated=True))
 
@@ -103,19 +113,51 @@ class TablePlanner:
     def _known(self, *, generated: bool) -> dict[str, KnownColumn]:
         draft = self._draft
         return {
-            column.name.lower(): KnownColumn(
-                draft.column_names[column.name], draft.type(column.name), self._is_plain(column)
-            )
+            column.name.lower(): self._known_column(column)
             for column in draft.source.columns
             if column.name in draft.column_names and (generated or not column.generated)
         }
+
+    def _known_column(self, column: SourceColumn) -> KnownColumn:
+        draft, kind = self._draft, self._draft.type(column.name).kind
+        profile = draft.profile.column(column.name)
+        other_class = profile.reals if kind in _INTEGERS else profile.integers
+        return KnownColumn(
+            draft.column_names[column.name],
+            draft.type(column.name),
+            binary=self._is_plain(column),
+            range=self._range(profile, kind),
+            one_class=kind not in (*_INTEGERS, PgKind.DOUBLE) or not other_class,
+            sorts=bool(profile.forms & SORTED_FORMS) and profile.min_chars == profile.max_chars and not profile.empties,
+        )
+
+    def _range(self, profile: ColumnProfile, kind: PgKind) -> Range | None:
+        if profile.texts or profile.blobs:
+            return None
+        edges = [
+            edge
+            for edge in (profile.integer_min, profile.integer_max, profile.real_min, profile.real_max)
+            if edge is not None
+        ]
+        if not edges:
+            return NOTHING
+        return Range(min(edges), max(edges), self._nearest_to_zero(profile.name) if kind is PgKind.DOUBLE else 1)
+
+    def _nearest_to_zero(self, column: str) -> float:
+        if not self._multiplied:
+            return 0
+        if column not in self._least:
+            self._least[column] = facts.least_magnitude(self._connection, self._draft.source.name, column)
+        return self._least[column]
 
     def _is_plain(self, column: SourceColumn) -> bool:
         # A column of several storage classes compares by class first in SQLite, and has one class in PostgreSQL.
         # Numbers that are written as text are compared, measured and printed in another way than before.
         profile, kind = self._draft.profile.column(column.name), self._draft.type(column.name).kind
         written = kind in (PgKind.TEXT, PgKind.BYTEA) and bool(profile.integers + profile.reals)
-        return column.collation == "BINARY" and not _is_mixed(profile) and not written
+        # Text that becomes numbers sorts as text in SQLite: '10' before '9'.
+        read = kind in (*_INTEGERS, PgKind.DOUBLE, PgKind.NUMERIC, PgKind.BOOLEAN) and bool(profile.texts)
+        return column.collation == "BINARY" and not _is_mixed(profile) and not written and not read
 
     # ------------------------------------------------------------ columns
 
@@ -164,7 +206,7 @@ class TablePlanner:
         try:
             # A generated column may not use another one in PostgreSQL.
             value = Translator(self._known(generated=False)).value(column.generated_expression or "")
-            return _assignable(value, type)
+            return _assignable(value, type, column, self._draft.profile.column(column.name))
         except Untranslatable as error:
             reason = f"a plain column with the values instead: {error}"
             self._draft.leave("generated", column.name, reason, column.generated_expression or "")
@@ -306,12 +348,21 @@ class TablePlanner:
         return sql
 
 
+def _multiplies(table: SourceTable) -> bool:
+    generated = [column.generated_expression or "" for column in table.columns]
+    return any("*" in text for text in (*table.checks, *generated, *(index.sql or "" for index in table.indexes)))
+
+
 def _is_mixed(profile: ColumnProfile) -> bool:
     return sum(bool(count) for count in (profile.integers + profile.reals, profile.texts, profile.blobs)) > 1
 
 
-def _assignable(value: Typed, type: PgType) -> str:
+def _assignable(value: Typed, type: PgType, column: SourceColumn, profile: ColumnProfile) -> str:
     """Return the expression as a value of the column's type; raises when that could change it."""
+    if value.kind in ("integer", "boolean") and profile.reals and column.affinity is not Affinity.REAL:
+        raise Untranslatable(f"it yields {value.kind}, and {profile.reals:,} of its values are REAL")
+    if value.kind == "text" and profile.values != profile.texts:
+        raise Untranslatable("it yields text, and some of its values are not")
     integers = (PgKind.INTEGER, PgKind.BIGINT)
     if value.kind == "boolean" and type.kind in integers:
         return f"CAST({value.sql} AS integer)"

@@ -41,6 +41,13 @@ def has_duplicates(connection: sqlite3.Connection, table: str, columns: Sequence
     return connection.execute(query).fetchone() is not None
 
 
+def least_magnitude(connection: sqlite3.Connection, table: str, column: str) -> float:
+    """Return the number of a column that is nearest to zero and not zero, without its sign; 1 when there is none."""
+    q = quote(column)
+    query = f"SELECT min(abs({q} + 0.0)) FROM {quote(table)} WHERE typeof({q}) IN ('integer', 'real') AND {q} <> 0"
+    return float(connection.execute(query).fetchone()[0] or 1)
+
+
 def longest(connection: sqlite3.Connection, table: str, columns: Sequence[str]) -> int:
     """Return the most bytes that these columns take together in one row."""
     lengths = " + ".join(f"coalesce(length(CAST({quote(column)} AS BLOB)), 0)" for column in columns)

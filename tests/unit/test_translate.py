@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import re
 import sqlite3
 from contextlib import closing
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from pgferry.model import PgKind, PgType
 from pgferry.plan.defaults import translate_default
+from pgferry.plan.ranges import NOTHING, Range
 from pgferry.plan.translate import KnownColumn, Translator, Untranslatable, glob_to_regex
 from pgferry.plan.views import Relation, translate_view
 
@@ -88,6 +90,55 @@ def test_glob_matches_what_sqlite_matches(pattern: str, text: str) -> None:
     with closing(sqlite3.connect(":memory:")) as connection:
         expected = bool(connection.execute("SELECT ? GLOB ?", (text, pattern)).fetchone()[0])
     assert bool(re.compile(glob_to_regex(pattern)[:-1] + r"\Z", re.DOTALL).match(text)) is expected
+
+
+BIG = Range(-(2**63), 2**63 - 1)
+RANGED = {
+    "n": KnownColumn("n", PgType(PgKind.BIGINT), range=Range(0, 2**62)),
+    "z": KnownColumn("z", PgType(PgKind.BIGINT), range=BIG),
+    "u": KnownColumn("u", PgType(PgKind.BIGINT)),
+    "r": KnownColumn("r", PgType(PgKind.DOUBLE), range=Range(-1e200, 1e100, 1e-160)),
+    "m": KnownColumn("m", PgType(PgKind.DOUBLE), range=Range(0, 5), one_class=False),
+    "w": KnownColumn("w", PgType(PgKind.BIGINT), range=NOTHING),
+}
+
+
+@pytest.mark.parametrize(
+    "lite", ["n + 4611686018427387903 > 0", "-n < 0", "abs(n) >= 0", "r + r < 1e300", "r * 5 > 0",
+             "w * 9223372036854775807 > 0", "m > 1", "z > 5", "n * 1 > 0",
+             "r < 9007199254740992", "(n - n) * 1 > -5 OR z IS NULL", "(r + 1) * 0.5 > 0"],
+)  # fmt: skip
+def test_arithmetic_within_its_type(lite: str) -> None:
+    assert Translator(RANGED).condition(lite)
+
+
+@pytest.mark.parametrize(
+    "lite", ["n + n > 0", "n + n - 1 > 0", "r < 9007199254740993",
+             "n + n + n > 0", "-z > 0", "abs(z) > 0", "z - 1 > 0", "u + 1 > 0", "n * 2 > 0", "r * r > 0",
+             "r * 1e250 > 0", "m + 1 > 0", "typeof(m) = 'real'", "coalesce(w, z) + 1 > 0", "z < r", "f < 1e999",
+             "r < 1e-400", "n + 9223372036854775808 > 0", "z + r > 0 OR n * n > 0"],
+)  # fmt: skip
+def test_arithmetic_that_may_leave_its_type(lite: str) -> None:
+    with pytest.raises(Untranslatable):
+        Translator(RANGED).condition(lite)
+
+
+numbers = st.integers(-20, 20) | st.floats(-1e3, 1e3)
+
+
+@given(st.lists(numbers, min_size=1), st.lists(numbers, min_size=1))
+def test_ranges_hold_every_result(first: list[float], second: list[float]) -> None:
+    one, other = (
+        Range(min(values), max(values), min((abs(value) for value in values if value), default=1))
+        for values in (first, second)
+    )
+    for sign in (operator.add, operator.sub, operator.mul):
+        found = sign(one, other)
+        for a in first:
+            for b in second:
+                result = sign(a, b)
+                assert found.low <= result <= found.high
+                assert not result or abs(result) >= found.least
 
 
 DEFAULTS = [
