@@ -148,7 +148,7 @@ def _by_affinity(column: SourceColumn) -> Hint:
 def _choose(column: SourceColumn, profile: ColumnProfile, rule: ColumnRule, use: Use) -> PgType:
     last = _last_resorts(profile, rule)
     for type in (*_expected(column, profile, use), *_numbers(column, profile), *last):
-        if _allowed(type, profile, use) and not misfits(profile, type, rule):
+        if allowed(type, profile, use) and not misfits(profile, type, rule):
             return type
     if profile.blobs and profile.integers + profile.reals:
         # Nothing else holds both; the numbers become the bytes of their digits.
@@ -242,8 +242,8 @@ def _sized(column: SourceColumn, profile: ColumnProfile) -> PgType:
     return PgType(PgKind.INTEGER if small and not declared_wide else PgKind.BIGINT)
 
 
-def _allowed(type: PgType, profile: ColumnProfile, use: Use) -> bool:
-    """Keep different texts different in unique columns, and unorderable types out of indexes."""
+def allowed(type: PgType, profile: ColumnProfile, use: Use) -> bool:
+    """Say whether different texts stay different in a unique column, and keep unorderable types out of indexes."""
     if type.kind is PgKind.JSON:
         return not use.indexed
     if not use.unique or not profile.texts:
@@ -253,6 +253,8 @@ def _allowed(type: PgType, profile: ColumnProfile, use: Use) -> bool:
         return bool(one_form) and profile.min_chars == profile.max_chars
     if type.kind is PgKind.UUID:
         return Form.UUID in profile.forms and not profile.blobs
+    if type.kind in (PgKind.INTEGER, PgKind.BIGINT):
+        return Form.INTEGER in profile.forms and not profile.integers + profile.reals
     return type.kind in (PgKind.DATE, PgKind.TEXT, PgKind.BYTEA)
 
 

@@ -11,10 +11,11 @@ from pathlib import Path
 
 from pgferry.model import PgKind, PgType, SourceCatalog, SourceObject, SourceTable
 from pgferry.pairing import ALEMBIC_TABLE
+from pgferry.plan.foreign_keys import plan_foreign_keys
 from pgferry.plan.infer import Use, infer
 from pgferry.plan.model import NotCarried, Question, SchemaPlan, ViewPlan
 from pgferry.plan.names import SYSTEM_COLUMNS, Namespace
-from pgferry.plan.schema import Draft, TablePlanner, plan_foreign_keys
+from pgferry.plan.schema import Draft, TablePlanner
 from pgferry.plan.translate import KnownColumn, Untranslatable
 from pgferry.plan.unify import unify
 from pgferry.plan.views import Relation, translate_view
@@ -138,7 +139,7 @@ def _draft(connection: sqlite3.Connection, table: SourceTable, name: str, rules:
         )
         for column in carried
     }
-    return Draft(table, name, {column: names[wanted[column]] for column in carried}, profile, proposals)
+    return Draft(table, name, {column: names[wanted[column]] for column in carried}, profile, proposals, uses)
 
 
 def _uses(table: SourceTable) -> dict[str, Use]:

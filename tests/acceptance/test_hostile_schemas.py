@@ -5,13 +5,17 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Awaitable, Callable
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import asyncpg
 import pytest
 from sqlalchemy.engine import URL
 
+from pgferry.model import PgKind, PgType
 from pgferry.plan.model import SchemaPlan
+from pgferry.plan.plan import make_plan
+from pgferry.plan.trial import tried
 from tests.acceptance.corpus_compare import compare
 from tests.acceptance.library_move import plan_and_move
 
@@ -97,3 +101,117 @@ async def test_expressions_over_both_integers_and_reals_are_left_out(move: Move)
     assert generated == {"r"}
     assert set(reasons(plan)) == {("generated", "v"), ("generated", "t")}
     assert len(plan.table("c").checks) == 1
+
+
+# ---------------------------------------------------------------- uniqueness
+
+
+async def test_a_foreign_key_never_takes_its_unique_column_to_a_type_where_values_become_equal(move: Move) -> None:
+    low = "0f8fad5b-d9cb-469f-a165-70867728950e"
+    plan = await move(
+        """CREATE TABLE days (at DATETIME PRIMARY KEY); CREATE TABLE at_day (at TEXT UNIQUE REFERENCES days (at));
+           CREATE TABLE ids (id UUID PRIMARY KEY); CREATE TABLE of_id (id TEXT UNIQUE REFERENCES ids (id));
+           CREATE TABLE one (id INTEGER PRIMARY KEY); CREATE TABLE of_one (id TEXT PRIMARY KEY REFERENCES one (id));
+           INSERT INTO days VALUES ('2024-01-02 00:00:00');
+           INSERT INTO at_day VALUES ('2024-01-02'), ('2024-01-02 00:00:00');
+           INSERT INTO one VALUES (1), (2); INSERT INTO of_one VALUES ('1'), ('2');""",
+        ("INSERT INTO ids VALUES (?)", (low,)),
+        ("INSERT INTO of_id VALUES (?), (?)", (low, low.upper())),
+    )
+    for name in ("days", "at_day", "ids", "of_id"):
+        assert plan.table(name).columns[0].type.kind.value == "text", name
+    assert plan.table("of_one").columns[0].type.kind.value == "bigint"
+    assert plan.table("of_one").key
+
+
+async def test_unique_expressions_are_compared_as_the_target_sees_them(move: Move) -> None:
+    plan = await move(
+        """CREATE TABLE t (a, b TEXT, d DATETIME, e DATETIME);
+           CREATE UNIQUE INDEX collide ON t (a, lower(b)); CREATE UNIQUE INDEX folded ON t (a, b COLLATE NOCASE);
+           CREATE UNIQUE INDEX some ON t (a, lower(b)) WHERE b <> 'x'; CREATE UNIQUE INDEX kept ON t (lower(b || b), b);
+           CREATE UNIQUE INDEX moments ON t (coalesce(d, e), b);
+           INSERT INTO t VALUES (1, 'x', '2024-01-02', NULL), ('1', 'X', '2024-01-02 00:00:00', NULL);"""
+    )
+    left = reasons(plan)
+    assert "are equal in a" in left["unique", "collide"]
+    assert "are equal in a" in left["unique", "folded"]
+    assert "may become equal" in left["unique", "moments"]
+    assert [index.name for index in plan.table("t").indexes] == ["some", "kept"]
+
+
+# ---------------------------------------------------------------- what a B-tree holds
+
+
+@pytest.mark.parametrize("encoding", ["UTF-8", "UTF-16le"])
+async def test_index_rows_that_are_too_long_are_left_out(move: Move, encoding: str) -> None:
+    plan = await move(
+        """CREATE TABLE t (id INTEGER PRIMARY KEY, body TEXT, name TEXT, raw BLOB);
+           CREATE INDEX bodies ON t (lower(body)); CREATE INDEX names ON t (name, id);
+           CREATE UNIQUE INDEX twice ON t (name || name); CREATE INDEX short ON t (substr(body, 1, 20), id + 1);
+           CREATE INDEX raws ON t (raw); CREATE INDEX foreign_to ON t (body) WHERE date(body) > '2024';""",
+        ("INSERT INTO t VALUES (1, hex(randomblob(10000)), ?, ?)", (scattered(1200), b"\xff" * 2601)),
+        ("INSERT INTO t VALUES (2, 'short', 'short', x'00')", ()),
+        encoding=encoding,
+    )
+    too_long = {name for (_, name), reason in reasons(plan).items() if "more than an index row" in reason}
+    assert too_long == {"bodies", "names", "twice", "raws"}
+    assert [index.name for index in plan.table("t").indexes] == ["short"]
+
+
+def scattered(count: int) -> str:
+    """Return characters of three bytes in UTF-8 that do not compress."""
+    return "".join(chr(0x4E00 + number * 7919 % 20000) for number in range(count))
+
+
+async def test_keys_of_more_columns_than_an_index_has_are_left_out_and_their_rows_are_not(move: Move) -> None:
+    names = [f"c{number}" for number in range(40)]
+    columns, listed = ", ".join(f"{name} INTEGER" for name in names), ", ".join(names)
+    values = ", ".join(map(str, range(40)))
+    plan = await move(
+        f"""CREATE TABLE k ({columns}, PRIMARY KEY ({listed})); CREATE TABLE u ({columns}, UNIQUE ({listed}));
+            CREATE TABLE i ({columns}); CREATE INDEX wide ON i ({listed});
+            CREATE INDEX wide_terms ON i ({", ".join(f"{name} + 1" for name in names)});
+            CREATE INDEX widest ON i ({", ".join(names[:32])});
+            INSERT INTO k VALUES ({values}); INSERT INTO u VALUES ({values}); INSERT INTO i VALUES ({values});"""
+    )
+    assert plan.excluded == ()
+    left = [(item.kind, item.table) for item in plan.not_carried if "40 columns" in item.reason]
+    assert sorted(left) == [("index", "i"), ("index", "i"), ("primary key", "k"), ("unique", "u")]
+    assert [index.name for index in plan.table("i").indexes] == ["widest"]
+
+
+async def test_a_table_is_tried_without_its_keys_before_it_is_given_up(tmp_path: Path, connection: Server) -> None:
+    source = tmp_path / "made.db"
+    with closing(sqlite3.connect(source)) as file:
+        file.execute("CREATE TABLE t (a INTEGER, b TEXT, j, PRIMARY KEY (a, b), UNIQUE (b), UNIQUE (j))")
+        file.commit()
+    plan = make_plan(source)
+    table = plan.table("t")
+    unorderable = replace(table.columns[2], type=PgType(PgKind.JSON))
+    plan = replace(plan, tables=(replace(table, columns=(*table.columns[:2], unorderable)),))
+    found = await tried(plan, connection)
+    assert found.excluded == ()
+    assert [(item.kind, item.name) for item in found.not_carried] == [("unique", "j")]
+    assert found.table("t").key == table.key
+    assert [unique.columns for unique in found.table("t").uniques] == [("b",)]
+
+
+# ---------------------------------------------------------------- foreign keys
+
+
+async def test_foreign_keys_that_would_write_a_generated_column_are_left_out(move: Move) -> None:
+    plan = await move(
+        """CREATE TABLE p (id INTEGER PRIMARY KEY, code TEXT UNIQUE);
+           CREATE TABLE c (id INTEGER PRIMARY KEY, raw TEXT, a TEXT AS (upper(raw)) REFERENCES p (code),
+               n INTEGER AS (id + 1) REFERENCES p ON DELETE SET NULL,
+               u TEXT AS (lower(raw)) STORED REFERENCES p (code) ON UPDATE CASCADE,
+               k TEXT AS (trim(raw)) STORED REFERENCES p (code) ON DELETE CASCADE,
+               plain TEXT REFERENCES p (code) ON DELETE SET NULL ON UPDATE CASCADE);
+           INSERT INTO p VALUES (2, 'X'), (3, 'x'); INSERT INTO c (id, raw, plain) VALUES (1, 'X', 'x');"""
+    )
+    left = {name: reason for (kind, name), reason in reasons(plan).items() if kind == "foreign key"}
+    assert left == {
+        "n": "ON DELETE SET NULL would write n, which is generated",
+        "u": "ON UPDATE CASCADE would write u, which is generated",
+    }
+    assert sorted(key.columns for key in plan.table("c").foreign_keys) == [("a",), ("k",), ("plain",)]
