@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import re
 import sqlite3
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
+from pgferry.errors import UsageError
 from pgferry.model import PgKind, PgType, SourceCatalog, SourceObject, SourceTable
 from pgferry.pairing import ALEMBIC_TABLE
 from pgferry.plan.foreign_keys import plan_foreign_keys
 from pgferry.plan.infer import Use, infer
 from pgferry.plan.model import NotCarried, Question, SchemaPlan, ViewPlan
-from pgferry.plan.names import SYSTEM_COLUMNS, Namespace
+from pgferry.plan.names import SYSTEM_COLUMNS, Namespace, shorten
 from pgferry.plan.schema import Draft, TablePlanner
 from pgferry.plan.translate import KnownColumn, Untranslatable
 from pgferry.plan.unify import unify
@@ -35,8 +37,8 @@ def make_plan(snapshot_path: Path, rules: Rules | None = None) -> SchemaPlan:
     """Propose a schema for a snapshot, by what its data holds and what `rules` have decided; writes nothing.
 
     The same snapshot and rules give an equal plan. The snapshot must not change meanwhile. Views are translated but
-    not tried: `pgferry.plan.trial.tried` does that on a server. Raises UsageError, Transient or Permanent when the
-    file cannot be read.
+    not tried: `pgferry.plan.trial.tried` does that on a server. Raises UsageError for names that cannot be
+    given, and UsageError, Transient or Permanent when the file cannot be read.
     """
     settled = not snapshot_path.with_name(snapshot_path.name + "-wal").exists()
     try:
@@ -112,11 +114,36 @@ def _drafts(
     """Measure and name every table that is carried."""
     carried = [table for table in catalog.tables if not _why_excluded(table, rules)]
     wanted = {table.name: rules.table(table.name).rename or table.name for table in carried}
+    _check_names(wanted)
     names = relations.take_all(list(wanted.values()))
     return {
         table.name.lower(): _draft(connection, table, names[wanted[table.name]], rules)
         for table in sorted(carried, key=_sequence_like_first)
     }
+
+
+def _check_names(wanted: Mapping[str, str]) -> None:
+    """Refuse new names of tables that `plan` cannot give; `wanted` by source table."""
+    for table, name in wanted.items():
+        # A long name with a dot in it is shortened by plan itself.
+        if "." in name and name not in (table, shorten(table)):
+            raise UsageError(
+                f"Table {table!r} is renamed to {name!r} in pgferry.toml, and `plan` makes tables in one schema only.",
+                "Say the name without a schema, or make the tables by revisions of your own and migrate without a plan.",
+            )
+    _refuse_equal("Tables", wanted)
+
+
+def _refuse_equal(what: str, wanted: Mapping[str, str]) -> None:
+    sources: dict[str, list[str]] = defaultdict(list)
+    for source, name in wanted.items():
+        sources[name].append(source)
+    for name, same in sources.items():
+        if len(same) > 1:
+            raise UsageError(
+                f"{what} {' and '.join(map(repr, same))} would all be named {name!r} in the target.",
+                "Say another `rename` for all but one of them in pgferry.toml.",
+            )
 
 
 def _sequence_like_first(table: SourceTable) -> tuple[bool, int]:
@@ -130,6 +157,7 @@ def _draft(connection: sqlite3.Connection, table: SourceTable, name: str, rules:
     columns = rules.table(table.name).columns
     carried = [c.name for c in table.columns if c.name not in columns or not columns[c.name].exclude]
     wanted = {column: (columns[column].rename if column in columns else None) or column for column in carried}
+    _refuse_equal(f"Columns of {table.name!r},", wanted)
     names = Namespace(SYSTEM_COLUMNS).take_all(list(wanted.values()))
     profile = profile_table(connection, table)
     uses = _uses(table)
