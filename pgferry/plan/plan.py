@@ -20,7 +20,7 @@ from pgferry.plan.names import SYSTEM_COLUMNS, Namespace, shorten
 from pgferry.plan.schema import Draft, TablePlanner
 from pgferry.plan.translate import KnownColumn, Untranslatable
 from pgferry.plan.unify import unify
-from pgferry.plan.views import Relation, translate_view
+from pgferry.plan.views import Relation, translated_view
 from pgferry.settings import Rules
 from pgferry.sqlite.catalog import is_own, read_catalog
 from pgferry.sqlite.connect import explain, open_read_only
@@ -129,7 +129,7 @@ def _check_names(wanted: Mapping[str, str]) -> None:
         if "." in name and name not in (table, shorten(table)):
             raise UsageError(
                 f"Table {table!r} is renamed to {name!r} in pgferry.toml, and `plan` makes tables in one schema only.",
-                "Say the name without a schema, or make the tables by revisions of your own and migrate without a plan.",
+                "Say the name without a schema, or make the tables by revisions of your own, without a plan.",
             )
     _refuse_equal("Tables", wanted)
 
@@ -216,13 +216,13 @@ def _views(
         before = len(waiting)
         for view in list(waiting):
             try:
-                sql = translate_view(view.sql, relations)
+                sql, binary = translated_view(view.sql, relations)
             except Untranslatable as error:
                 reasons[view.name] = str(error)
                 continue
             waiting.remove(view)
             columns = _view_columns(connection, view.name)
-            relations[view.name.lower()] = Relation(names[view.name], _of_unknown_type(columns))
+            relations[view.name.lower()] = Relation(names[view.name], _of_unknown_type(columns, binary=binary))
             yield ViewPlan(view.name, names[view.name], columns, sql, view.sql)
     left += [NotCarried("view", "", view.name, reasons[view.name], view.sql) for view in waiting]
 
@@ -232,5 +232,5 @@ def _view_columns(connection: sqlite3.Connection, view: str) -> tuple[str, ...]:
     return tuple(Namespace(SYSTEM_COLUMNS).take_all([str(name) for (name,) in rows]).values())
 
 
-def _of_unknown_type(columns: tuple[str, ...]) -> dict[str, KnownColumn]:
-    return {name.lower(): KnownColumn(name, PgType(PgKind.UNSUPPORTED)) for name in columns}
+def _of_unknown_type(columns: tuple[str, ...], *, binary: bool) -> dict[str, KnownColumn]:
+    return {name.lower(): KnownColumn(name, PgType(PgKind.UNSUPPORTED), binary) for name in columns}

@@ -304,7 +304,7 @@ class Translator:
         kinds = {item.kind for item in found} - {"null"}
         if len(kinds) != 1:
             raise Untranslatable(f"it mixes {', '.join(sorted(kinds))}")
-        return _either(f"coalesce({', '.join(item.sql for item in found)})", found)
+        return either(f"coalesce({', '.join(item.sql for item in found)})", found)
 
     def _substring(self, node: exp.Expression) -> Typed:
         text = self._textual(node.this)
@@ -415,7 +415,7 @@ def typed_column(sql: str, known: KnownColumn) -> Typed:
     return Typed(sql, kind, range=known.numbers, one_class=known.one_class, sorts=known.sorts)
 
 
-def _either(sql: str, values: Sequence[Typed]) -> Typed:
+def either(sql: str, values: Sequence[Typed]) -> Typed:
     """Return an expression that yields one of some values of one kind, or NULL."""
     real = [value for value in values if value.kind != "null"]
     return Typed(

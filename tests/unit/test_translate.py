@@ -180,14 +180,26 @@ def test_defaults_that_are_refused(lite: str, kind: PgKind) -> None:
         translate_default(lite, PgType(kind))
 
 
-RELATIONS = {"item": Relation("Item", {"id": KnownColumn("Id", PgType(PgKind.INTEGER)), "on": COLUMNS["b"]})}
+RELATIONS = {
+    "item": Relation(
+        "Item",
+        {
+            "id": KnownColumn("Id", PgType(PgKind.INTEGER)), "on": COLUMNS["b"],
+            "name": KnownColumn("Name", PgType(PgKind.TEXT)),
+            "price": KnownColumn("Price", PgType(PgKind.DOUBLE), range=Range(0.0, 9.5, 0.5)),
+            "day": KnownColumn("Day", PgType(PgKind.TIMESTAMP)),
+            "big": KnownColumn("Big", PgType(PgKind.BIGINT)),
+            "folded": KnownColumn("Folded", PgType(PgKind.TEXT), binary=False),
+        },
+    )
+}  # fmt: skip
 
 
 def test_views_take_the_exact_names() -> None:
     sql = translate_view(
         'CREATE VIEW v AS SELECT i.ID AS Key, "lit" FROM ITEM i WHERE "ON" = 1 ORDER BY key', RELATIONS
     )
-    assert sql == ('SELECT "i"."Id" AS "Key", \'lit\' FROM "Item" AS "i" WHERE "B" = TRUE ORDER BY "Key" NULLS FIRST')
+    assert sql == ('SELECT "i"."Id" AS "Key", \'lit\' FROM "Item" AS "i" WHERE ("B" = true) ORDER BY "Key" NULLS FIRST')
 
 
 @pytest.mark.parametrize(
@@ -195,8 +207,45 @@ def test_views_take_the_exact_names() -> None:
     [
         "SELECT missing FROM item", "SELECT id FROM nowhere", "SELECT id FROM item WHERE id GLOB id",
         "SELECT id FROM item ORDER BY id COLLATE NOCASE", "SELECT FROM WHERE", "SELECT rowid FROM item",
+        "SELECT strftime('%s', day) FROM item", "SELECT substr(name, -3) FROM item",
+        "SELECT round(price) FROM item",
+        "SELECT CAST(price AS INTEGER) FROM item", "SELECT max(id, 2) FROM item", "SELECT min(price, 2) FROM item",
+        "SELECT random()", "SELECT id / 2 FROM item",
+        "SELECT id % 2 FROM item", "SELECT id FROM item WHERE folded = 'a'",
+        "SELECT folded FROM item GROUP BY folded", "SELECT count(*) FROM item GROUP BY folded",
+        "SELECT DISTINCT folded FROM item", "SELECT folded FROM item ORDER BY 1", "SELECT max(folded) FROM item",
+        "SELECT folded AS f FROM item ORDER BY f", "SELECT folded FROM item UNION SELECT name FROM item",
+        "SELECT DISTINCT * FROM item", "SELECT f FROM (SELECT folded AS f FROM item) GROUP BY f",
+        "SELECT id FROM item ORDER BY day", "SELECT max(day) FROM item", "SELECT name || id FROM item",
+        "SELECT id FROM item LIMIT -1", "SELECT id FROM item a NATURAL JOIN item b", "SELECT big + 1 FROM item",
+        "SELECT a.id FROM item a JOIN item b USING (folded)", "SELECT (SELECT id FROM item)", "VALUES (1)",
+        "SELECT row_number() OVER (ORDER BY id) FROM item", "SELECT group_concat(name) FROM item",
+        "SELECT id FROM item WHERE id IN (SELECT big FROM item)", "SELECT total(price) FROM item",
+        "SELECT CASE WHEN id THEN 1 ELSE 'a' END FROM item", "SELECT date(day) FROM item",
+        "SELECT id FROM item WHERE day = '2'",
     ],
 )  # fmt: skip
 def test_views_that_are_refused(query: str) -> None:
     with pytest.raises(Untranslatable):
         translate_view(f"CREATE VIEW v AS {query}", RELATIONS)
+
+
+VIEWS = {
+    "SELECT name, sum(id) AS n FROM item WHERE id > 1 GROUP BY name HAVING count(*) > 1 ORDER BY n DESC, name":
+        'SELECT "Name", sum("Id") AS "n" FROM "Item" WHERE ("Id" > 1) GROUP BY "Name" HAVING (count(*) > 1)'
+        ' ORDER BY "n" DESC NULLS LAST, "Name" COLLATE "C" NULLS FIRST',
+    "SELECT max(name), avg(id), id * price FROM item":
+        'SELECT max("Name" COLLATE "C"), avg(CAST("Id" AS double precision)),'
+        ' (CAST("Id" AS double precision) * CAST("Price" AS double precision)) FROM "Item"',
+    "SELECT a.folded FROM item a LEFT JOIN item b ON a.id = b.id":
+        'SELECT "a"."Folded" FROM "Item" AS "a" LEFT JOIN "Item" AS "b" ON ("a"."Id" = "b"."Id")',
+    "SELECT CASE WHEN name LIKE 'a%' THEN 1 ELSE 0 END AS x FROM item LIMIT 5":
+        "SELECT (CASE WHEN (\"Name\" ILIKE 'a%' ESCAPE '') THEN 1 ELSE 0 END) AS \"x\" FROM \"Item\" LIMIT 5",
+    "SELECT name FROM item UNION ALL SELECT name FROM item":
+        'SELECT "Name" FROM "Item" UNION ALL SELECT "Name" FROM "Item"',
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("query", "postgres"), VIEWS.items())
+def test_views_that_are_carried(query: str, postgres: str) -> None:
+    assert translate_view(f"CREATE VIEW v AS {query}", RELATIONS) == postgres
