@@ -16,7 +16,10 @@ LEAST_BIGINT, GREATEST_BIGINT = -(2**63), 2**63 - 1
 
 @dataclass(frozen=True, slots=True)
 class Range:
-    """The numbers from `low` to `high`; those that are not zero are at least `least` away from it."""
+    """The numbers from `low` to `high`; those that are not zero are at least `least` away from it.
+
+    Edges that are both `int` say that all numbers between them are whole.
+    """
 
     low: Number
     high: Number

@@ -150,6 +150,8 @@ class TablePlanner:
         ]
         if not edges:
             return NOTHING
+        if profile.reals:
+            edges = [float(edge) for edge in edges]
         return Range(min(edges), max(edges), self._nearest_to_zero(profile.name) if kind is PgKind.DOUBLE else 1)
 
     def _nearest_to_zero(self, column: str) -> float:

@@ -123,10 +123,10 @@ def test_arithmetic_that_may_leave_its_type(lite: str) -> None:
         Translator(RANGED).condition(lite)
 
 
-numbers = st.integers(-20, 20) | st.floats(-1e3, 1e3)
+numbers = st.lists(st.integers(-20, 20), min_size=1) | st.lists(st.floats(-1e3, 1e3), min_size=1)
 
 
-@given(st.lists(numbers, min_size=1), st.lists(numbers, min_size=1))
+@given(numbers, numbers)
 def test_ranges_hold_every_result(first: list[float], second: list[float]) -> None:
     one, other = (
         Range(min(values), max(values), min((abs(value) for value in values if value), default=1))
