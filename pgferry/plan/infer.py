@@ -182,7 +182,7 @@ def _by_numeric_affinity(declared: str) -> Hint:
 def _choose(column: SourceColumn, profile: ColumnProfile, rule: ColumnRule, use: Use) -> PgType:
     last = _last_resorts(profile, rule)
     for type in (*_expected(column, profile, use), *_numbers(column, profile), *last):
-        if _allowed(type, profile, use) and not misfits(profile, type, rule):
+        if allowed(type, profile, use) and not misfits(profile, type, rule):
             return type
     if profile.blobs and profile.integers + profile.reals:
         # Nothing else holds both; the numbers become the bytes of their digits.
@@ -276,7 +276,7 @@ def _sized(column: SourceColumn, profile: ColumnProfile) -> PgType:
     return PgType(PgKind.INTEGER if small and not declared_wide else PgKind.BIGINT)
 
 
-def _allowed(type: PgType, profile: ColumnProfile, use: Use) -> bool:
+def allowed(type: PgType, profile: ColumnProfile, use: Use) -> bool:
     """Keep different texts different in unique columns, and unorderable types out of indexes.
 
     Looser words for true and false are taken only one each: then they go back as they were, and conditions that name
@@ -286,13 +286,18 @@ def _allowed(type: PgType, profile: ColumnProfile, use: Use) -> bool:
         return not use.indexed
     if type.kind is PgKind.BOOLEAN and profile.texts and Form.BOOLEAN not in profile.forms and not profile.truths:
         return profile.texts == profile.empties and not use.unique
-    if not use.unique or not profile.texts:
-        return True
+    return not use.unique or not profile.texts or _stays_different(type, profile)
+
+
+def _stays_different(type: PgType, profile: ColumnProfile) -> bool:
+    """Say whether no two different texts of a column become one value of the type."""
     if type.kind in (PgKind.TIMESTAMP, PgKind.TIME):
         one_form = profile.forms & {Form.TIMESTAMP, Form.TIMESTAMP_T, Form.TIME} or profile.spellings & _ONE_TEXT_EACH
         return bool(one_form) and profile.min_chars == profile.max_chars
     if type.kind is PgKind.UUID:
         return Form.UUID in profile.forms and not profile.blobs
+    if type.kind in (PgKind.INTEGER, PgKind.BIGINT):
+        return Form.INTEGER in profile.forms and not profile.integers + profile.reals
     return type.kind in (PgKind.DATE, PgKind.TEXT, PgKind.BYTEA)
 
 

@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
+from pgferry.errors import UsageError
 from pgferry.model import PgKind, PgType, SourceCatalog, SourceObject, SourceTable
 from pgferry.pairing import ALEMBIC_TABLE
+from pgferry.plan.foreign_keys import plan_foreign_keys
 from pgferry.plan.infer import Use, infer
 from pgferry.plan.model import NotCarried, Question, SchemaPlan, ViewPlan
-from pgferry.plan.names import SYSTEM_COLUMNS, Namespace
-from pgferry.plan.schema import Draft, TablePlanner, plan_foreign_keys
+from pgferry.plan.names import SYSTEM_COLUMNS, Namespace, shorten
+from pgferry.plan.schema import Draft, TablePlanner
 from pgferry.plan.translate import KnownColumn, Untranslatable
 from pgferry.plan.unify import unify
-from pgferry.plan.views import Relation, translate_view
+from pgferry.plan.views import Relation, translated_view
 from pgferry.settings import Rules
 from pgferry.sqlite.catalog import is_own, read_catalog
 from pgferry.sqlite.connect import explain, open_read_only
 from pgferry.sqlite.profile import profile_table
+
+_MULTIPLIED = re.compile(r"""(?<!SELECT)(?<!DISTINCT)(?<!ALL)(?<![\s(,.])\s*\*""", re.IGNORECASE)
+"""A `*` that may be a product, and not all columns or all rows."""
 
 MOST_COLUMNS = 1600
 """Columns of a PostgreSQL table (https://www.postgresql.org/docs/current/limits.html)."""
@@ -30,8 +37,8 @@ def make_plan(snapshot_path: Path, rules: Rules | None = None) -> SchemaPlan:
     """Propose a schema for a snapshot, by what its data holds and what `rules` have decided; writes nothing.
 
     The same snapshot and rules give an equal plan. The snapshot must not change meanwhile. Views are translated but
-    not tried: `pgferry.plan.trial.tried` does that on a server. Raises UsageError, Transient or Permanent when the
-    file cannot be read.
+    not tried: `pgferry.plan.trial.tried` does that on a server. Raises UsageError for names that cannot be
+    given, and UsageError, Transient or Permanent when the file cannot be read.
     """
     settled = not snapshot_path.with_name(snapshot_path.name + "-wal").exists()
     try:
@@ -49,7 +56,10 @@ def _plan(connection: sqlite3.Connection, rules: Rules) -> SchemaPlan:
     unify(drafts)
     _reserve_sequences(drafts, relations)
     view_names = relations.take_all([view.name for view in catalog.views])
-    planners = {name: TablePlanner(connection, draft, relations) for name, draft in drafts.items()}
+    multiplied = any(_MULTIPLIED.search(view.sql) for view in catalog.views)
+    planners = {
+        name: TablePlanner(connection, draft, relations, multiplied=multiplied) for name, draft in drafts.items()
+    }
     tables = {name: planner.plan() for name, planner in planners.items()}
     keys = {name: plan_foreign_keys(connection, draft, drafts, tables) for name, draft in drafts.items()}
     known = {name: Relation(drafts[name].name, planner.known()) for name, planner in planners.items()}
@@ -104,11 +114,36 @@ def _drafts(
     """Measure and name every table that is carried."""
     carried = [table for table in catalog.tables if not _why_excluded(table, rules)]
     wanted = {table.name: rules.table(table.name).rename or table.name for table in carried}
+    _check_names(wanted)
     names = relations.take_all(list(wanted.values()))
     return {
         table.name.lower(): _draft(connection, table, names[wanted[table.name]], rules)
         for table in sorted(carried, key=_sequence_like_first)
     }
+
+
+def _check_names(wanted: Mapping[str, str]) -> None:
+    """Refuse new names of tables that `plan` cannot give; `wanted` by source table."""
+    for table, name in wanted.items():
+        # A long name with a dot in it is shortened by plan itself.
+        if "." in name and name not in (table, shorten(table)):
+            raise UsageError(
+                f"Table {table!r} is renamed to {name!r} in pgferry.toml, and `plan` makes tables in one schema only.",
+                "Say the name without a schema, or make the tables by revisions of your own, without a plan.",
+            )
+    _refuse_equal("Tables", wanted)
+
+
+def _refuse_equal(what: str, wanted: Mapping[str, str]) -> None:
+    sources: dict[str, list[str]] = defaultdict(list)
+    for source, name in wanted.items():
+        sources[name].append(source)
+    for name, same in sources.items():
+        if len(same) > 1:
+            raise UsageError(
+                f"{what} {' and '.join(map(repr, same))} would all be named {name!r} in the target.",
+                "Say another `rename` for all but one of them in pgferry.toml.",
+            )
 
 
 def _sequence_like_first(table: SourceTable) -> tuple[bool, int]:
@@ -122,6 +157,7 @@ def _draft(connection: sqlite3.Connection, table: SourceTable, name: str, rules:
     columns = rules.table(table.name).columns
     carried = [c.name for c in table.columns if c.name not in columns or not columns[c.name].exclude]
     wanted = {column: (columns[column].rename if column in columns else None) or column for column in carried}
+    _refuse_equal(f"Columns of {table.name!r},", wanted)
     names = Namespace(SYSTEM_COLUMNS).take_all(list(wanted.values()))
     profile = profile_table(connection, table)
     uses = _uses(table)
@@ -131,7 +167,7 @@ def _draft(connection: sqlite3.Connection, table: SourceTable, name: str, rules:
         )
         for column in carried
     }
-    return Draft(table, name, {column: names[wanted[column]] for column in carried}, profile, proposals)
+    return Draft(table, name, {column: names[wanted[column]] for column in carried}, profile, proposals, uses)
 
 
 def _uses(table: SourceTable) -> dict[str, Use]:
@@ -180,13 +216,13 @@ def _views(
         before = len(waiting)
         for view in list(waiting):
             try:
-                sql = translate_view(view.sql, relations)
+                sql, binary = translated_view(view.sql, relations)
             except Untranslatable as error:
                 reasons[view.name] = str(error)
                 continue
             waiting.remove(view)
             columns = _view_columns(connection, view.name)
-            relations[view.name.lower()] = Relation(names[view.name], _of_unknown_type(columns))
+            relations[view.name.lower()] = Relation(names[view.name], _of_unknown_type(columns, binary=binary))
             yield ViewPlan(view.name, names[view.name], columns, sql, view.sql)
     left += [NotCarried("view", "", view.name, reasons[view.name], view.sql) for view in waiting]
 
@@ -196,5 +232,5 @@ def _view_columns(connection: sqlite3.Connection, view: str) -> tuple[str, ...]:
     return tuple(Namespace(SYSTEM_COLUMNS).take_all([str(name) for (name,) in rows]).values())
 
 
-def _of_unknown_type(columns: tuple[str, ...]) -> dict[str, KnownColumn]:
-    return {name.lower(): KnownColumn(name, PgType(PgKind.UNSUPPORTED)) for name in columns}
+def _of_unknown_type(columns: tuple[str, ...], *, binary: bool) -> dict[str, KnownColumn]:
+    return {name.lower(): KnownColumn(name, PgType(PgKind.UNSUPPORTED), binary) for name in columns}

@@ -6,29 +6,39 @@ import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from pgferry.model import PgKind, PgType, SourceColumn, SourceForeignKey, SourceIndex, SourceTable
+from pgferry.model import Affinity, PgKind, PgType, SourceColumn, SourceIndex, SourceTable
 from pgferry.plan.defaults import translate_default
-from pgferry.plan.infer import Proposal
+from pgferry.plan.infer import Proposal, Use
 from pgferry.plan.model import (
     CheckPlan,
     ColumnPlan,
-    ForeignKeyPlan,
     IndexPlan,
     KeyPlan,
     NotCarried,
     TablePlan,
 )
 from pgferry.plan.names import Namespace
+from pgferry.plan.ranges import NOTHING, Range
 from pgferry.plan.translate import KnownColumn, Translator, Typed, Untranslatable
 from pgferry.quoting import quote
 from pgferry.sqlite import ddl, facts
 from pgferry.sqlite.collations import is_own
+from pgferry.sqlite.forms import SORTED_FORMS
 from pgferry.sqlite.profile import ColumnProfile, TableProfile
+
+MOST_TERMS = 32
+"""Columns of a key or an index in PostgreSQL (https://www.postgresql.org/docs/current/limits.html)."""
+
+_A_TERM = 16
+"""Bytes that another term of an index row takes at the most besides its text: a number, a length, padding."""
 
 LONGEST_KEY = 2600
 """Bytes of text that an index row surely takes: a B-tree's limit is 2,704 with its own overhead."""
 
-_TEXTUAL = (PgKind.TEXT, PgKind.BYTEA, PgKind.JSONB)
+_INTEGERS = (PgKind.SMALLINT, PgKind.INTEGER, PgKind.BIGINT)
+_TEXTUAL = (PgKind.TEXT, PgKind.BYTEA, PgKind.JSONB, PgKind.NUMERIC)
+_KEPT_APART = ("integer", "float", "text", "boolean", "bytea")
+"""Kinds of expressions whose values are equal in PostgreSQL just when they are in SQLite."""
 
 
 @dataclass(slots=True)
@@ -41,6 +51,8 @@ class Draft:
     """Source column -> target column, of the columns that are carried."""
     profile: TableProfile
     proposals: dict[str, Proposal]
+    uses: Mapping[str, Use] = field(default_factory=dict)
+    """How columns are used, by their lower-case names."""
     not_carried: list[NotCarried] = field(default_factory=list)
 
     def type(self, column: str) -> PgType:
@@ -58,12 +70,19 @@ class Draft:
 
 
 class TablePlanner:
-    """Plans one table; `relations` are the names of the target's schema, shared by all tables."""
+    """Plans one table; `relations` are the names of the target's schema, shared by all tables.
 
-    def __init__(self, connection: sqlite3.Connection, draft: Draft, relations: Namespace) -> None:
+    `multiplied` says whether a view multiplies: then how near to zero reals come is measured.
+    """
+
+    def __init__(
+        self, connection: sqlite3.Connection, draft: Draft, relations: Namespace, *, multiplied: bool = False
+    ) -> None:
         self._connection = connection
         self._draft = draft
         self._relations = relations
+        self._multiplied = multiplied or _multiplies(draft.source)
+        self._least: dict[str, float] = {}
         self._constraints = Namespace()
         self._translator = Translator(self._known(generated=True))
 
@@ -104,22 +123,54 @@ class TablePlanner:
     def _known(self, *, generated: bool) -> dict[str, KnownColumn]:
         draft = self._draft
         return {
-            column.name.lower(): KnownColumn(
-                draft.column_names[column.name],
-                draft.type(column.name),
-                self._is_plain(column),
-                tuple(sorted(draft.profile.column(column.name).truths.items())),
-            )
+            column.name.lower(): self._known_column(column)
             for column in draft.source.columns
             if column.name in draft.column_names and (generated or not column.generated)
         }
+
+    def _known_column(self, column: SourceColumn) -> KnownColumn:
+        draft, kind = self._draft, self._draft.type(column.name).kind
+        profile = draft.profile.column(column.name)
+        other_class = profile.reals if kind in _INTEGERS else profile.integers
+        return KnownColumn(
+            draft.column_names[column.name],
+            draft.type(column.name),
+            binary=self._is_plain(column),
+            truths=tuple(sorted(profile.truths.items())),
+            range=self._range(profile, kind),
+            one_class=kind not in (*_INTEGERS, PgKind.DOUBLE) or not other_class,
+            sorts=bool(profile.forms & SORTED_FORMS) and profile.min_chars == profile.max_chars and not profile.empties,
+        )
+
+    def _range(self, profile: ColumnProfile, kind: PgKind) -> Range | None:
+        if profile.texts or profile.blobs:
+            return None
+        edges = [
+            edge
+            for edge in (profile.integer_min, profile.integer_max, profile.real_min, profile.real_max)
+            if edge is not None
+        ]
+        if not edges:
+            return NOTHING
+        if profile.reals:
+            edges = [float(edge) for edge in edges]
+        return Range(min(edges), max(edges), self._nearest_to_zero(profile.name) if kind is PgKind.DOUBLE else 1)
+
+    def _nearest_to_zero(self, column: str) -> float:
+        if not self._multiplied:
+            return 0
+        if column not in self._least:
+            self._least[column] = facts.least_magnitude(self._connection, self._draft.source.name, column)
+        return self._least[column]
 
     def _is_plain(self, column: SourceColumn) -> bool:
         # A column of several storage classes compares by class first in SQLite, and has one class in PostgreSQL.
         # Numbers that are written as text are compared, measured and printed in another way than before.
         profile, kind = self._draft.profile.column(column.name), self._draft.type(column.name).kind
         written = kind in (PgKind.TEXT, PgKind.BYTEA) and bool(profile.integers + profile.reals)
-        return column.collation == "BINARY" and not _is_mixed(profile) and not written
+        # Text that becomes numbers sorts as text in SQLite: '10' before '9'.
+        read = kind in (*_INTEGERS, PgKind.DOUBLE, PgKind.NUMERIC, PgKind.BOOLEAN) and bool(profile.texts)
+        return column.collation == "BINARY" and not _is_mixed(profile) and not written and not read
 
     # ------------------------------------------------------------ columns
 
@@ -168,7 +219,7 @@ class TablePlanner:
         try:
             # A generated column may not use another one in PostgreSQL.
             value = Translator(self._known(generated=False)).value(column.generated_expression or "")
-            return _assignable(value, type)
+            return _assignable(value, type, column, self._draft.profile.column(column.name))
         except Untranslatable as error:
             reason = f"a plain column with the values instead: {error}"
             self._draft.leave("generated", column.name, reason, column.generated_expression or "")
@@ -210,23 +261,45 @@ class TablePlanner:
         return KeyPlan(self._relations.take("_".join((self._draft.name, *names, "key"))), names)
 
     def _why_not_unique(self, columns: Sequence[str]) -> str:
-        if self._too_long(columns):
-            return f"its values take up to {self._length(columns):,} bytes in a row, more than an index row can hold"
-        mixed = [column for column in columns if _is_mixed(self._draft.profile.column(column))]
+        return self._why_no_index(columns) or self._why_equal([(column, "BINARY") for column in columns], [], "")
+
+    def _why_equal(self, columns: Sequence[tuple[str, str]], expressions: Sequence[str], where: str) -> str:
+        """Say why terms, unique in SQLite, are not in the target; `columns` with their collations."""
+        mixed = [column for column, _ in columns if _is_mixed(self._draft.profile.column(column))]
         if not mixed:
             return ""
-        as_type = "BLOB" if any(self._draft.type(column).kind is PgKind.BYTEA for column in mixed) else "TEXT"
-        if facts.has_duplicates(self._connection, self._draft.source.name, columns, as_type):
+        terms = [self._as_target_sees(column, collation) for column, collation in columns]
+        terms += [f"({expression}\n)" for expression in expressions]
+        if facts.has_duplicates(self._connection, self._draft.source.name, terms, where):
             return f"values that SQLite keeps apart by their class (1 and '1') are equal in {', '.join(mixed)}"
         return ""
 
-    def _too_long(self, columns: Sequence[str]) -> bool:
-        bound = sum(self._draft.profile.column(c).max_octets for c in columns if c in self._draft.column_names)
-        return bound > LONGEST_KEY and self._length(columns) > LONGEST_KEY
+    def _as_target_sees(self, column: str, collation: str) -> str:
+        known = collation if collation in ("NOCASE", "RTRIM") else "BINARY"
+        if not _is_mixed(self._draft.profile.column(column)):
+            return f"{quote(column)} COLLATE {known}"
+        as_type = "BLOB" if self._draft.type(column).kind is PgKind.BYTEA else "TEXT"
+        return f"{facts.written(column, as_type)} COLLATE {known}"
 
-    def _length(self, columns: Sequence[str]) -> int:
-        long = [c for c in columns if c in self._draft.column_names and self._draft.type(c).kind in _TEXTUAL]
-        return facts.longest(self._connection, self._draft.source.name, long) if long else 0
+    def _why_no_index(self, columns: Sequence[str], expressions: Sequence[str] = ()) -> str:
+        """Say why a B-tree cannot hold these terms: there are too many, or a row of them is too long; else ''."""
+        terms = len(columns) + len(expressions)
+        if terms > MOST_TERMS:
+            return f"it has {terms} columns; a key or index in PostgreSQL has {MOST_TERMS} at the most"
+        room = LONGEST_KEY - _A_TERM * (terms - 1)
+        bound = sum(self._draft.profile.column(c).max_octets for c in columns if c in self._draft.column_names)
+        if bound <= room and not expressions:
+            return ""
+        length = self._length(columns, expressions)
+        if length > room:
+            return f"its values take up to {length:,} bytes in a row, more than an index row can hold"
+        return ""
+
+    def _length(self, columns: Sequence[str], expressions: Sequence[str]) -> int:
+        carried = [column for column in columns if column in self._draft.column_names]
+        long = [quote(column) for column in carried if self._draft.type(column).kind in _TEXTUAL]
+        terms = [*long, *(f"({expression}\n)" for expression in expressions)]
+        return facts.longest(self._connection, self._draft.source.name, terms) if terms else 0
 
     def _index(self, index: SourceIndex) -> tuple[list[KeyPlan], list[IndexPlan]]:
         """Return what becomes of an index: a unique constraint, an index, or nothing that is not noted."""
@@ -244,24 +317,37 @@ class TablePlanner:
         missing = [column for column in columns if column not in self._draft.column_names]
         if missing:
             raise Untranslatable(f"it uses {', '.join(missing)}, which the target does not have")
-        if self._too_long(columns):
-            length = self._length(columns)
-            raise Untranslatable(f"its values take up to {length:,} bytes in a row, more than an index row can hold")
-        reason = self._why_not_unique(columns) if index.unique and len(columns) == len(index.terms) else ""
+        text = ddl.parse_index(index.sql) if index.sql else ddl.IndexText(())
+        # Only what translates can be measured: other functions may be the application's own.
+        where = self._translator.condition(text.where) if text.where else None
+        expressions = self._expressions(index, text)
+        reason = self._why_no_index(columns, expressions)
+        if index.unique and not reason:
+            terms = [
+                (self._draft.exact(term.column), term.collation) for term in index.terms if term.column is not None
+            ]
+            reason = self._why_equal(terms, expressions, text.where or "")
         if reason:
             raise Untranslatable(reason)
         plain = len(columns) == len(index.terms) and all(term.collation == "BINARY" for term in index.terms)
         if index.origin == "u" and plain:
             return [self._unique(columns)], []
-        return [], [self._made_index(index)]
+        return [], [self._made_index(index, text, where)]
 
-    def _made_index(self, index: SourceIndex) -> IndexPlan:
-        text = ddl.parse_index(index.sql) if index.sql else ddl.IndexText(())
+    def _expressions(self, index: SourceIndex, text: ddl.IndexText) -> list[str]:
+        """Return the index's terms that are expressions; raises when one of them is not carried."""
+        found = [written for term, written in zip(index.terms, text.terms, strict=False) if term.column is None]
+        for written in found:
+            kind = self._translator.value(written).kind
+            if index.unique and kind not in _KEPT_APART:
+                raise Untranslatable(f"it yields {kind}, where different values may become equal")
+        return found
+
+    def _made_index(self, index: SourceIndex, text: ddl.IndexText, where: str | None) -> IndexPlan:
         terms = tuple(
             self._term(index, place, text.terms[place] if place < len(text.terms) else "")
             for place in range(len(index.terms))
         )
-        where = self._translator.condition(text.where) if text.where else None
         if index.partial and where is None:
             raise Untranslatable("its predicate could not be read")
         columns = [self._draft.column_names[self._draft.exact(t.column)] for t in index.terms if t.column]
@@ -320,12 +406,21 @@ def _of_collation(column: SourceColumn) -> tuple[str, ...]:
     )
 
 
+def _multiplies(table: SourceTable) -> bool:
+    generated = [column.generated_expression or "" for column in table.columns]
+    return any("*" in text for text in (*table.checks, *generated, *(index.sql or "" for index in table.indexes)))
+
+
 def _is_mixed(profile: ColumnProfile) -> bool:
     return sum(bool(count) for count in (profile.integers + profile.reals, profile.texts, profile.blobs)) > 1
 
 
-def _assignable(value: Typed, type: PgType) -> str:
+def _assignable(value: Typed, type: PgType, column: SourceColumn, profile: ColumnProfile) -> str:
     """Return the expression as a value of the column's type; raises when that could change it."""
+    if value.kind in ("integer", "boolean") and profile.reals and column.affinity is not Affinity.REAL:
+        raise Untranslatable(f"it yields {value.kind}, and {profile.reals:,} of its values are REAL")
+    if value.kind == "text" and profile.values != profile.texts:
+        raise Untranslatable("it yields text, and some of its values are not")
     integers = (PgKind.INTEGER, PgKind.BIGINT)
     if value.kind == "boolean" and type.kind in integers:
         return f"CAST({value.sql} AS integer)"
@@ -338,82 +433,3 @@ def _assignable(value: Typed, type: PgType) -> str:
     if type.kind not in fits.get(value.kind, ()):
         raise Untranslatable(f"it yields {value.kind}, and its values are {type.kind.value}")
     return value.sql
-
-
-# ---------------------------------------------------------------- foreign keys
-
-
-def plan_foreign_keys(
-    connection: sqlite3.Connection, draft: Draft, drafts: Mapping[str, Draft], tables: Mapping[str, TablePlan]
-) -> tuple[ForeignKeyPlan, ...]:
-    """Plan a table's foreign keys; `drafts` and `tables` by lower-case source name. Notes those that cannot be made."""
-    names = Namespace(frozenset())
-    found = []
-    for key in draft.source.foreign_keys:
-        try:
-            found.append(_foreign_key(connection, draft, key, drafts, tables, names))
-        except Untranslatable as error:
-            sql = f"FOREIGN KEY ({', '.join(key.columns)}) REFERENCES {key.parent} ({', '.join(key.parent_columns)})"
-            draft.leave("foreign key", ", ".join(key.columns), str(error), sql)
-    return tuple(found)
-
-
-def _foreign_key(
-    connection: sqlite3.Connection,
-    draft: Draft,
-    key: SourceForeignKey,
-    drafts: Mapping[str, Draft],
-    tables: Mapping[str, TablePlan],
-    names: Namespace,
-) -> ForeignKeyPlan:
-    parent = drafts.get(key.parent.lower())
-    if parent is None:
-        raise Untranslatable(f"its parent {key.parent!r} is no table of the target")
-    columns = [draft.exact(column) for column in key.columns]
-    targets = [parent.exact(column) for column in key.parent_columns or parent.source.key]
-    _check_columns(draft, columns, parent, targets)
-    plan = tables[key.parent.lower()]
-    parent_names = tuple(parent.column_names[column] for column in targets)
-    if not _is_unique(plan, parent_names):
-        raise Untranslatable(f"{', '.join(targets)} of {parent.source.name!r} has no unique key in the target")
-    own = tuple(draft.column_names[column] for column in columns)
-    return ForeignKeyPlan(
-        name=names.take("_".join((draft.name, *own, "fkey"))),
-        columns=own,
-        parent=plan.name,
-        parent_columns=parent_names,
-        on_update=key.on_update,
-        on_delete=key.on_delete,
-        deferrable=key.deferrable,
-        initially_deferred=key.initially_deferred,
-        orphans=facts.orphans(connection, draft.source.name, columns, parent.source.name, targets),
-    )
-
-
-def _check_columns(draft: Draft, columns: Sequence[str], parent: Draft, targets: Sequence[str]) -> None:
-    if not targets or len(targets) != len(columns):
-        raise Untranslatable(f"{parent.source.name!r} has no primary key of {len(columns)} columns")
-    for owner, names in ((draft, columns), (parent, targets)):
-        for name in names:
-            if name not in owner.column_names:
-                raise Untranslatable(f"{owner.source.name!r} has no column {name!r}")
-    for column, target in zip(columns, targets, strict=True):
-        if not comparable(draft.type(column), parent.type(target)):
-            kinds = f"{draft.type(column).kind.value} and {parent.type(target).kind.value}"
-            raise Untranslatable(f"{column} and {parent.source.name}.{target} are {kinds}, which do not compare")
-
-
-def comparable(first: PgType, second: PgType) -> bool:
-    """Say whether a foreign key may join two types."""
-    integers = (PgKind.SMALLINT, PgKind.INTEGER, PgKind.BIGINT)
-    return first.kind is second.kind or (first.kind in integers and second.kind in integers)
-
-
-def _is_unique(table: TablePlan, columns: tuple[str, ...]) -> bool:
-    keys = [set(key.columns) for key in (table.key, *table.uniques) if key is not None]
-    plain = [
-        set(index.terms)
-        for index in table.indexes
-        if index.unique and index.where is None and not any(term.endswith(" DESC") for term in index.terms)
-    ]
-    return set(columns) in keys or {quote(column) for column in columns} in plain

@@ -30,6 +30,11 @@ def _key(key: KeyPlan, kind: str) -> str:
     return f"CONSTRAINT {quote(key.name)} {kind} ({names(key.columns)})"
 
 
+def key(table: TablePlan, plan: KeyPlan, kind: str) -> str:
+    """Return the statement that adds a PRIMARY KEY or UNIQUE (`kind`)."""
+    return f"ALTER TABLE {quote(table.name)} ADD {_key(plan, kind)}"
+
+
 def default(table: TablePlan, column: ColumnPlan) -> str:
     """Return the statement that gives a column its default."""
     return f"ALTER TABLE {quote(table.name)} ALTER COLUMN {quote(column.name)} SET DEFAULT {column.default}"

@@ -7,15 +7,21 @@ both and mean different things (in SQLite `LIKE` ignores case, integers have 64 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import math
+import operator
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import reduce
 from typing import Any
 
 import sqlglot
 from sqlglot import exp
 from sqlglot.errors import SqlglotError
 
+from pgferry.convert.numbers import EXACT_DOUBLE, INTEGER_RANGES
 from pgferry.model import PgKind, PgType
+from pgferry.plan.ranges import ANYTHING, Range
 from pgferry.quoting import literal, quote
 
 
@@ -34,6 +40,21 @@ class KnownColumn:
     change their class."""
     truths: tuple[tuple[str, bool], ...] = ()
     """What each word of a boolean column says, where it holds one word each."""
+    range: Range | None = None
+    """What its numbers are; None when that was not measured, and then they may be all that the type holds."""
+    one_class: bool = True
+    """Whether every number has the class that its type says; else SQLite reckons with integers where PostgreSQL has
+    doubles, or the other way round."""
+    sorts: bool = False
+    """Whether its moments sort by time as their texts do."""
+
+    @property
+    def numbers(self) -> Range:
+        """The numbers that it may hold."""
+        if self.range is not None:
+            return self.range
+        edges = INTEGER_RANGES.get(self.type.kind)
+        return Range(*edges) if edges else ANYTHING
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +67,12 @@ class Typed:
     name for anything else."""
     constant: object = None
     """The value of a literal."""
+    range: Range = ANYTHING
+    """The numbers that it may yield."""
+    one_class: bool = True
+    """Whether its numbers have the class that `kind` says."""
+    sorts: bool = False
+    """Whether its moments sort by time as their texts do."""
     truths: tuple[tuple[str, bool], ...] = ()
     """Of a boolean column that holds words: what each of them says."""
 
@@ -60,6 +87,9 @@ _KINDS = {
     PgKind.CHAR: "text",
 }
 _NUMBERS = ("integer", "float", "numeric")
+_COMPARED = (*_NUMBERS, "text", "boolean", "bytea")
+"""Kinds whose values are equal in PostgreSQL just when they were in SQLite; two spellings of one moment, one UUID or
+one document were not."""
 _ORDERINGS: dict[type[exp.Expression], str] = {exp.LT: "<", exp.LTE: "<=", exp.GT: ">", exp.GTE: ">="}
 _EQUALITIES: dict[type[exp.Expression], str] = {
     exp.EQ: "=",
@@ -73,6 +103,9 @@ _PARTS = frozenset(
 )
 """The parts of a node that are looked at. Any other would be lost, and with it a meaning."""
 _ARITHMETIC: dict[type[exp.Expression], str] = {exp.Add: "+", exp.Sub: "-", exp.Mul: "*"}
+_OPERATIONS: dict[str, Callable[[Range, Range], Range]] = {"+": operator.add, "-": operator.sub, "*": operator.mul}
+_LENGTHS = Range(0, 2**30)
+"""A value in PostgreSQL has up to 1 GB."""
 
 
 class Translator:
@@ -124,31 +157,35 @@ class Translator:
             raise Untranslatable(
                 f"{known.name!r} compares by a collation, or by classes of values, that PostgreSQL does not have"
             )
-        return Typed(quote(known.name), _KINDS.get(known.type.kind, known.type.kind.value), truths=known.truths)
+        return typed_column(quote(known.name), known)
 
     def _literal(self, node: exp.Expression) -> Typed:
         if node.args.get("is_string"):
             return _text(node.name)
         text = node.name
         if text.isdigit():
-            return Typed(text, "integer", int(text))
-        return Typed(text, "float", float(text))
+            return Typed(text, "integer", int(text), Range.of(int(text)))
+        value = float(text)
+        if not math.isfinite(value) or (not value and re.search("[1-9]", text.lower().partition("e")[0])):
+            raise Untranslatable(f"{text} is beyond what a double holds, which is an error in PostgreSQL")
+        return Typed(text, "float", value, Range.of(value))
 
     def _null(self, node: exp.Expression) -> Typed:
         return Typed("NULL", "null")
 
     def _truth_literal(self, node: exp.Expression) -> Typed:
         value = int(bool(node.this))
-        return Typed(str(value), "integer", value)
+        return Typed(str(value), "integer", value, Range.of(value))
 
     def _parentheses(self, node: exp.Expression) -> Typed:
         inner = self._any(node.this)
-        return Typed(f"({inner.sql})", inner.kind, inner.constant)
+        return replace(inner, sql=f"({inner.sql})")
 
     def _negative(self, node: exp.Expression) -> Typed:
         inner = self._number(node.this)
-        constant = -inner.constant if isinstance(inner.constant, int | float) else None
-        return Typed(f"(-{inner.sql})", inner.kind, constant)
+        if isinstance(inner.constant, int | float):
+            return Typed(f"(-{inner.sql})", inner.kind, -inner.constant, -inner.range)
+        return Typed(f"(-{_wide(inner, inner.kind)})", inner.kind, range=_within(-inner.range, inner.kind, node))
 
     def _connector(self, node: exp.Expression) -> Typed:
         word = "AND" if isinstance(node, exp.And) else "OR"
@@ -189,9 +226,14 @@ class Translator:
         """Translate two sides that are compared; raises when the databases compare such kinds differently."""
         first, second = self._any(left), self._any(right)
         first, second = _as_boolean(first, second), _as_boolean(second, first)
-        if "null" in (first.kind, second.kind) or first.kind == second.kind:
+        if "null" in (first.kind, second.kind):
+            return first, second
+        if first.kind == second.kind:
+            if first.kind not in _COMPARED:
+                raise Untranslatable(f"it compares {first.kind}, whose values had other forms in SQLite")
             return first, second
         if first.kind in _NUMBERS and second.kind in _NUMBERS:
+            _refuse_rounding(first, second)
             return first, second
         raise Untranslatable(f"it compares {first.kind} ({_shown(left)}) with {second.kind} ({_shown(right)})")
 
@@ -201,12 +243,20 @@ class Translator:
         found = self._any(node)
         if found.kind not in ("integer", "float"):
             raise Untranslatable(f"it reckons with {found.kind} ({_shown(node)})")
+        if not found.one_class:
+            raise Untranslatable(f"it reckons with integers and reals that become one type ({_shown(node)})")
         return found
 
     def _arithmetic(self, node: exp.Expression, sign: str) -> Typed:
         left, right = self._number(node.args["this"]), self._number(node.args["expression"])
         kind = "integer" if left.kind == right.kind == "integer" else "float"
-        return Typed(f"({_wide(left, kind)} {sign} {_wide(right, kind)})", kind)
+        first, second = (_within(side.range, kind, node) for side in (left, right))
+        result = _within(_OPERATIONS[sign](first, second), kind, node)
+        if sign == "*" and not result.least:
+            raise Untranslatable(
+                f"{_shown(node)} may be too near to zero for a double, which is an error in PostgreSQL"
+            )
+        return Typed(f"({_wide(left, kind)} {sign} {_wide(right, kind)})", kind, range=result)
 
     def _joined(self, node: exp.Expression) -> Typed:
         left, right = self._textual(node.args["this"]), self._textual(node.args["expression"])
@@ -235,8 +285,8 @@ class Translator:
     def _length(self, node: exp.Expression) -> Typed:
         found = self._any(node.this)
         if found.kind == "bytea":
-            return Typed(f"octet_length({found.sql})", "integer")
-        return Typed(f"length({self._textual(node.this).sql})", "integer")
+            return Typed(f"octet_length({found.sql})", "integer", range=_LENGTHS)
+        return Typed(f"length({self._textual(node.this).sql})", "integer", range=_LENGTHS)
 
     def _case(self, node: exp.Expression) -> Typed:
         # SQLite folds ASCII letters only, as PostgreSQL does under the collation "C".
@@ -251,14 +301,14 @@ class Translator:
 
     def _abs(self, node: exp.Expression) -> Typed:
         found = self._number(node.this)
-        return Typed(f"abs({_wide(found, found.kind)})", found.kind)
+        return Typed(f"abs({_wide(found, found.kind)})", found.kind, range=_within(abs(found.range), found.kind, node))
 
     def _coalesce(self, node: exp.Expression) -> Typed:
         found = [self._any(item) for item in (node.this, *node.expressions)]
         kinds = {item.kind for item in found} - {"null"}
         if len(kinds) != 1:
             raise Untranslatable(f"it mixes {', '.join(sorted(kinds))}")
-        return Typed(f"coalesce({', '.join(item.sql for item in found)})", kinds.pop())
+        return either(f"coalesce({', '.join(item.sql for item in found)})", found)
 
     def _substring(self, node: exp.Expression) -> Typed:
         text = self._textual(node.this)
@@ -279,12 +329,12 @@ class Translator:
         found = self._any(node)
         if found.kind not in ("json", "jsonb"):
             raise Untranslatable("json_valid() of what is no JSON column")
-        return Typed(f"(CASE WHEN {found.sql} IS NOT NULL THEN 1 END)", "integer")
+        return Typed(f"(CASE WHEN {found.sql} IS NOT NULL THEN 1 END)", "integer", range=Range.of(1))
 
     def _typeof(self, node: exp.Expression) -> Typed:
         found = self._any(node.this)
         names = {"integer": "integer", "float": "real", "text": "text", "bytea": "blob"}
-        if found.kind not in names:
+        if found.kind not in names or not found.one_class:
             raise Untranslatable(f"typeof() of {found.kind}")
         return Typed(f"(CASE WHEN {found.sql} IS NULL THEN 'null' ELSE '{names[found.kind]}' END)", "text")
 
@@ -361,6 +411,42 @@ def _shown(node: exp.Expression) -> str:
     except (SqlglotError, RecursionError, ValueError):
         text = type(node).__name__
     return text if len(text) <= 60 else text[:59] + "…"
+
+
+def typed_column(sql: str, known: KnownColumn) -> Typed:
+    """Return what a column yields, under the name `sql`."""
+    kind = _KINDS.get(known.type.kind, known.type.kind.value)
+    return Typed(sql, kind, truths=known.truths, range=known.numbers, one_class=known.one_class, sorts=known.sorts)
+
+
+def either(sql: str, values: Sequence[Typed]) -> Typed:
+    """Return an expression that yields one of some values of one kind, or NULL."""
+    real = [value for value in values if value.kind != "null"]
+    return Typed(
+        sql,
+        real[0].kind,
+        truths=real[0].truths if len({value.truths for value in real}) == 1 else (),
+        range=reduce(operator.or_, (value.range for value in real)),
+        one_class=all(value.one_class for value in real),
+        sorts=all(value.sorts for value in real),
+    )
+
+
+def _within(range: Range, kind: str, node: exp.Expression) -> Range:
+    """Return the range as the kind has it; raises when a number in it is too large for the kind."""
+    found = range if kind == "integer" else range.as_reals()
+    if not (found.is_bigint if kind == "integer" else found.is_finite):
+        name = "bigint" if kind == "integer" else "double precision"
+        raise Untranslatable(f"{_shown(node)} may be {found}, out of the range of {name}: an error in PostgreSQL")
+    return found
+
+
+def _refuse_rounding(first: Typed, second: Typed) -> None:
+    """Refuse to compare integers with doubles where PostgreSQL would round the integers first, as SQLite does not."""
+    whole = [side for side in (first, second) if side.kind == "integer"]
+    real = [side for side in (first, second) if side.kind == "float" and side.constant is None]
+    if whole and real and max(abs(whole[0].range.low), abs(whole[0].range.high)) > EXACT_DOUBLE:
+        raise Untranslatable("it compares integers beyond 2^53 with reals")
 
 
 def _text(value: str) -> Typed:

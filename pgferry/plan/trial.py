@@ -13,6 +13,7 @@ from pgferry.plan.model import (
     ColumnPlan,
     ForeignKeyPlan,
     IndexPlan,
+    KeyPlan,
     NotCarried,
     SchemaPlan,
     TablePlan,
@@ -67,15 +68,32 @@ class _Trial:
         )
 
     async def _table(self, table: TablePlan) -> TablePlan | None:
-        error = await self._error(sql.bare_table(table))
-        if error is not None:
-            self._refuse("table", table, table.source, error, "")
-            self._excluded.append(table.source)
+        made = await self._with_keys(table)
+        if made is None:
             return None
+        table = made
         columns = [await self._column(table, column) for column in table.columns]
         checks = [check for check in table.checks if await self._check(table, check)]
         indexes = [index for index in table.indexes if await self._index(table, index)]
         return replace(table, columns=tuple(columns), checks=tuple(checks), indexes=tuple(indexes))
+
+    async def _with_keys(self, table: TablePlan) -> TablePlan | None:
+        """Make the table, without the keys that are refused; None when it is refused without any, too."""
+        if await self._error(sql.bare_table(table)) is None:
+            return table
+        error = await self._error(sql.bare_table(replace(table, key=None, uniques=())))
+        if error is not None:
+            self._refuse("table", table, table.source, error, "")
+            self._excluded.append(table.source)
+            return None
+        key = table.key if table.key and await self._key(table, table.key, "PRIMARY KEY") else None
+        uniques = [unique for unique in table.uniques if await self._key(table, unique, "UNIQUE")]
+        return replace(table, key=key, uniques=tuple(uniques))
+
+    async def _key(self, table: TablePlan, key: KeyPlan, kind: str) -> bool:
+        error = await self._error(sql.key(table, key, kind))
+        name = ", ".join(key.columns)
+        return error is None or self._refuse(kind.lower(), table, name, error, sql.key(table, key, kind))
 
     async def _column(self, table: TablePlan, column: ColumnPlan) -> ColumnPlan:
         if column.default is not None:

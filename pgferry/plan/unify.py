@@ -7,8 +7,9 @@ from dataclasses import replace
 
 from pgferry.model import ColumnRule, PgKind, PgType
 from pgferry.plan.fit import misfits
-from pgferry.plan.infer import evidence
-from pgferry.plan.schema import Draft, comparable
+from pgferry.plan.foreign_keys import comparable
+from pgferry.plan.infer import Use, allowed, evidence
+from pgferry.plan.schema import Draft
 
 Place = tuple[str, str]
 """A table's lower-case name and a column's exact name."""
@@ -19,8 +20,8 @@ _WIDER = (PgKind.SMALLINT, PgKind.INTEGER, PgKind.BIGINT)
 def unify(drafts: Mapping[str, Draft]) -> None:
     """Change the proposals of columns that foreign keys join so that their types are equal; leave the rest as it is.
 
-    `drafts` by lower-case source name. A type is taken for a group only if it holds every value of every column in it;
-    the parents' types are tried first.
+    `drafts` by lower-case source name. A type is taken for a group only if it holds every value of every column in it
+    and keeps the values of unique columns apart; the parents' types are tried first.
     """
     for group in _groups(_pairs(drafts)):
         _settle(drafts, group)
@@ -76,7 +77,9 @@ def _fits(draft: Draft, column: str, type: PgType) -> bool:
         return False
     profile = draft.profile.column(column)
     # A looser spelling was weighed, with the column's own use, when its own type was chosen; none is taken for a key.
-    return not misfits(profile if draft.type(column) == type else profile.by_forms(), type, ColumnRule())
+    measured = profile if draft.type(column) == type else profile.by_forms()
+    use = draft.uses.get(column.lower(), Use())
+    return allowed(type, profile, use) and not misfits(measured, type, ColumnRule())
 
 
 def _take(draft: Draft, column: str, type: PgType) -> None:

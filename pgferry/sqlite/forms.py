@@ -42,6 +42,9 @@ class JsonFit(IntEnum):
 
 Forms = frozenset[Form]
 
+SORTED_FORMS: Forms = frozenset({Form.DATE, Form.TIMESTAMP, Form.TIMESTAMP_T, Form.TIME})
+"""Forms whose texts, when all are of one length, sort as the moments that they name, and name no moment twice."""
+
 _JSON, _JSONB, _NO_RULE = PgType(PgKind.JSON), PgType(PgKind.JSONB), ColumnRule()
 _NO_FORM: Forms = frozenset()
 _CLOCK = r"(?:[01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](?:\.[0-9]{1,6})?"

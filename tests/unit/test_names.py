@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pgferry.errors import UsageError
 from pgferry.plan.names import LONGEST, SYSTEM_COLUMNS, Namespace, shorten
+from pgferry.plan.plan import make_plan
+from pgferry.settings import ColumnRules, Rules, TableRules
 
 names = st.text(st.characters(exclude_characters="\x00", exclude_categories=["Cs"]), max_size=90)
 
@@ -51,3 +59,21 @@ def test_shortened_names_keep_their_start(name: str) -> None:
     short = shorten(name)
     assert len(short.encode()) <= LONGEST
     assert name.startswith(short[:-9])
+
+
+@pytest.mark.parametrize(
+    ("rules", "words"),
+    [
+        ({"a": TableRules(rename="shop.items")}, "'a' is renamed to 'shop.items'"),
+        ({"a": TableRules(rename="c"), "b": TableRules(rename="c")}, "'a' and 'b' would all be named 'c'"),
+        ({"a": TableRules(rename="b")}, "'a' and 'b' would all be named 'b'"),
+        ({"a": TableRules(columns={"x": ColumnRules(rename="y")})}, "Columns of 'a', 'x' and 'y'"),
+    ],
+)
+def test_new_names_that_plan_cannot_give(tmp_path: Path, rules: dict[str, TableRules], words: str) -> None:
+    with closing(sqlite3.connect(tmp_path / "a.db")) as connection:
+        connection.executescript('CREATE TABLE a (x, y); CREATE TABLE b (x); CREATE TABLE "dot.ted" (x);')
+    assert make_plan(tmp_path / "a.db").table("dot.ted").name == "dot.ted"
+    with pytest.raises(UsageError) as raised:
+        make_plan(tmp_path / "a.db", Rules(tables=rules))
+    assert words in str(raised.value)
