@@ -195,6 +195,9 @@ def _show_emergency(console: Console, result: Result) -> None:
     if result["left"] is None:
         tell(console, ["What was not carried is listed and kept when PostgreSQL can be reached: run this again."])
         return
+    if not result["phase"]:
+        tell(console, ["Nothing was left behind. When PostgreSQL can be reached: python -m flows status"])
+        return
     count = sum(map(len, result["left"].values()))
     tell(console, [f"{count:,} rows were left behind; to carry them: python -m flows rollback --carry"])
     tell(console, [f"  {table} {key}" for table, keys in result["left"].items() for key in keys])

@@ -14,13 +14,15 @@ from sqlalchemy.engine import URL
 from pgferry.errors import Permanent, UsageError
 from pgferry.live import switch
 from pgferry.live.approach import approach
+from pgferry.live.emergency import carry, emergency
 from pgferry.live.env_file import read_variable
 from pgferry.live.forward import sync_once
+from pgferry.live.front import lower_fence
 from pgferry.live.model import Phase
 from pgferry.live.phases import current
 from pgferry.live.status import read_status
 from pgferry.live.switch import take_over
-from pgferry.live.turning import carry, emergency, lower_fence, turn_back
+from pgferry.live.turning import turn_back
 from pgferry.postgres.journal import live_run, open_uncarried, read_position, set_position
 from tests.acceptance.workload import equal
 from tests.live import LiveMove
