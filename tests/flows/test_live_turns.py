@@ -232,6 +232,7 @@ def test_an_emergency_frees_sqlite_from_a_killed_switch_without_postgresql(place
     fence(place.source, "moved")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PGFERRY_TARGET", str(place.target.set(port=1)))
+        patch.setenv("PREFECT_API_URL", place.api)
         done = place.command("rollback", "--emergency")
     assert done.exit_code == 0, done.output
     assert "Nothing was left behind" in done.output
