@@ -312,7 +312,8 @@ def _refuse_several(**chosen: bool) -> None:
 def _leave_postgres_first(settings: Settings) -> None:
     """Put SQLite in front before anything else is started; the flow then does the same once more, for the record."""
     from pgferry.live import application
-    from pgferry.live.turning import emergency
+    from pgferry.live.emergency import emergency
+    from pgferry.live.front import restarted
     from pgferry.live.which import emergency_source
 
     file = emergency_source(settings)
@@ -320,6 +321,7 @@ def _leave_postgres_first(settings: Settings) -> None:
     say(f"SQLite is in front: {file}.")
     if done.turned:
         seconds = application.restart(settings, settings.target_url())
+        restarted(file)
         say("Restart the application now." if seconds is None else "The application was restarted.")
 
 

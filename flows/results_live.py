@@ -194,7 +194,12 @@ def _show_emergency(console: Console, result: Result) -> None:
     until = result["carried_until"] or "none"
     tell(console, [f"SQLite is in front: {result['source']}. It has PostgreSQL's writes up to {until}."])
     if result["left"] is None:
-        tell(console, ["What was not carried is listed and kept when PostgreSQL can be reached: run this again."])
+        tell(
+            console, ["When PostgreSQL can be reached again, carry what stayed there: python -m flows rollback --carry"]
+        )
+        return
+    if not result["phase"]:
+        tell(console, ["Nothing was left behind. When PostgreSQL can be reached: python -m flows status"])
         return
     count = sum(map(len, result["left"].values()))
     tell(console, [f"{count:,} rows were left behind; to carry them: python -m flows rollback --carry"])

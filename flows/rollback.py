@@ -13,6 +13,7 @@ from flows.choices import SideName
 from flows.futures import call
 from flows.names import live_run_name
 from pgferry.errors import FerryError
+from pgferry.live.front import restarted
 from pgferry.live.model import Phase
 from pgferry.live.turning import Returned
 from pgferry.live.which import emergency_source
@@ -91,6 +92,7 @@ def rollback(
             # 5. The application follows.
             reporter().step("restart the application")
             call(restart_application, url)
+            restarted(Path(found.run.source))
             wait_until_healthy()
         return {**result, **_told(returned)}
 
@@ -102,8 +104,13 @@ def _emergency(target: str, config: str, settings: Settings) -> dict[str, Any]:
     done = call(leave_postgres, file)
     if done.turned:
         call(restart_application, settings.target_url())
+        restarted(file)
         wait_until_healthy()
-    result = {"phase": str(Phase.EMERGENCY), "source": str(file), "carried_until": done.carried_until, "left": None}
+    result = {"source": str(file), "carried_until": done.carried_until}
+    if not done.left_behind:
+        # No switch was decided. The ledger is put in order by the next command that can reach it.
+        return {**result, "phase": "", "left": {}}
+    result |= {"phase": str(Phase.EMERGENCY), "left": None}
 
     # 2. Where PostgreSQL can be reached after all: list what it was left with, and keep that.
     reporter().step("list what was left behind")

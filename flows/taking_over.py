@@ -12,7 +12,7 @@ from typing import Any
 from prefect import get_run_logger
 
 from flows.futures import call
-from pgferry.errors import FerryError, Permanent
+from pgferry.errors import FerryError, Permanent, UsageError
 from pgferry.live.model import Live, Phase
 from pgferry.live.switch import TakenOver
 from pgferry.progress import reporter
@@ -101,10 +101,10 @@ def _put_back(live: Live, error: BaseException, began: float) -> BaseException:
         back = take_back(live, "the switch failed")
     except Exception as second:
         log.error("Taking it back failed, too: %s", _said(second))  # noqa: TRY400  the message is the whole of it
-        return Permanent(
-            f"The switch failed ({_said(error)}), and so did its way back: {_said(second)}",
-            "When that is mended, run `python -m flows rollback`: it goes on from here.",
-        )
+        action = "When that is mended, run `python -m flows rollback`: it goes on from here."
+        if isinstance(second, UsageError):
+            action = second.action
+        return Permanent(f"The switch failed ({_said(error)}), and so did its way back: {_said(second)}", action)
     seconds = time.monotonic() - began
     log.info("In phase %s: %s. Writes were frozen for %.2f s.", back.phase, told(back.returned), seconds)
     if not isinstance(error, Exception):

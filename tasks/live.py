@@ -8,10 +8,11 @@ from pathlib import Path
 from prefect import get_run_logger, task
 
 from pgferry.errors import UsageError
+from pgferry.live import front
 from pgferry.live.aside import refuse_quarantined
 from pgferry.live.model import Live, PhaseRecord
 from pgferry.live.pairs import prepare_live
-from pgferry.live.phases import current, require
+from pgferry.live.phases import current
 from pgferry.postgres.journal import live_run
 from pgferry.postgres.ledger import Run
 from pgferry.postgres.place import find_place
@@ -61,7 +62,7 @@ def find_move(source: Path | None, target: str, command: str = "") -> Found:
 
     found = wait_for(work())
     if command:
-        require(found.record, command)
+        front.require(found.record, found.file, command)
     get_run_logger().info("Run %d of %s is in phase %s.", found.run.id, found.run.source, found.record.phase)
     return found
 

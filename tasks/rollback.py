@@ -8,10 +8,11 @@ from typing import Any
 
 from prefect import get_run_logger, task
 
-from pgferry.live import turning
+from pgferry.live import emergency, turning
+from pgferry.live.emergency import Carried, Emergency
 from pgferry.live.forms import from_json
 from pgferry.live.model import Live
-from pgferry.live.turning import Carried, Emergency, Returned
+from pgferry.live.turning import Returned
 from pgferry.model import Key
 from pgferry.postgres.journal import read_forms
 from pgferry.settings import load_settings
@@ -45,7 +46,7 @@ def roll_back(live: Live) -> Returned:
 @task(name="emergency", task_run_name="put SQLite in front at once", **TRANSIENT)
 def leave_postgres(file: Path) -> Emergency:
     """Put SQLite in front without speaking to PostgreSQL."""
-    done = turning.emergency(load_settings(), file)
+    done = emergency.emergency(load_settings(), file)
     get_run_logger().warning("SQLite is in front. It has PostgreSQL's writes up to %s.", done.carried_until or "none")
     return done
 
@@ -57,7 +58,7 @@ def declare(live: Live) -> Mapping[str, Sequence[Key]]:
 
     async def work() -> Mapping[str, Sequence[Key]]:
         async with session(url, settings) as connection:
-            return await turning.declare_emergency(connection, live)
+            return await emergency.declare_emergency(connection, live)
 
     left = wait_for(work())
     create_markdown_artifact(_left_markdown(left), key="left-behind", description="Rows that were not carried back")
@@ -73,7 +74,7 @@ def carry(live: Live, prefer: str) -> Carried:
     async def work() -> Carried:
         async with session(url, settings) as connection:
             forms = from_json(await read_forms(connection, live.run_id))
-            return await turning.carry(connection, live, settings, forms, prefer)
+            return await emergency.carry(connection, live, settings, forms, prefer)
 
     done = wait_for(work())
     get_run_logger().info("%d rows carried, %d given up.", done.carried, done.given_up)

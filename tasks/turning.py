@@ -10,10 +10,11 @@ from sqlalchemy.engine import URL
 
 from pgferry.live import turning
 from pgferry.live.forms import from_json
+from pgferry.live.front import lower_fence, restarted
 from pgferry.live.model import Live, Phase
 from pgferry.live.pairs import prepare_live
 from pgferry.live.phases import current
-from pgferry.live.turning import Returned, lower_fence
+from pgferry.live.turning import Returned
 from pgferry.live.window import give_window_up
 from pgferry.postgres.journal import read_forms
 from pgferry.postgres.ledger import Run
@@ -38,7 +39,7 @@ def recover(run: Run, target: str, config: str) -> Returned | None:
             return await turning.recover(connection, live, settings, forms)
 
     returned = wait_for(work())
-    restart_when_turned(returned, url)
+    restart_when_turned(returned, url, Path(run.source))
     get_run_logger().info("Undone: %s.", told(returned))
     return returned
 
@@ -70,14 +71,15 @@ def take_back(live: Live, reason: str) -> TakenBack:
 
     lower_fence(settings, Path(live.source))
     back = wait_for(work())
-    restart_when_turned(back.returned, url)
+    restart_when_turned(back.returned, url, Path(live.source))
     return back
 
 
-def restart_when_turned(returned: Returned | None, url: URL) -> None:
-    """Restart the application when its environment file was changed."""
+def restart_when_turned(returned: Returned | None, url: URL, file: Path) -> None:
+    """Restart the application when its environment file was changed; a restart that fails is due still."""
     if returned is not None and returned.turned:
         restart_now(url)
+        restarted(file)
 
 
 def told(returned: Returned | None) -> str:

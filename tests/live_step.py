@@ -15,6 +15,7 @@ from sqlalchemy.engine import make_url
 
 from pgferry.errors import FerryError, is_transient
 from pgferry.live.follow import follow
+from pgferry.live.front import restarted
 from pgferry.live.model import Phase, Synced
 from pgferry.live.phases import current
 from pgferry.live.reverse import sync_back
@@ -49,11 +50,12 @@ async def run(step: str, move: LiveMove, restart: Path) -> None:
         assert (await move.validate()).passed
     elif step == "lag":
         print(json.dumps(await move.lag()))
-    elif step == "switch":
+    elif step == "switch" and await phase_of(move) is not Phase.SWITCHED:
         await move.switch(restart.touch)
-    elif step == "roll_back":
+    elif step == "roll_back" and await phase_of(move) is not Phase.DUAL_WRITE:
         await move.roll_back()
         restart.touch()
+        restarted(move.source)
 
 
 async def _follow(move: LiveMove) -> None:
@@ -80,6 +82,7 @@ async def recover(move: LiveMove, restart: Path) -> None:
         returned = await move.recover()
         if returned is not None and returned.turned:
             restart.touch()
+            restarted(move.source)
 
 
 def main() -> None:

@@ -53,14 +53,20 @@ def point_at(settings: Settings, value: str) -> None:
         replace_variable(path, name, value, kept_file(settings))
 
 
+def points_away(settings: Settings) -> bool | None:
+    """Say whether the environment file names another database than a SQLite file; None when it names none at all."""
+    path, name = settings.application_env, settings.application_variable
+    value = read_variable(path, name) if path.exists() else None
+    return None if value is None else sqlite_path(value) is None
+
+
 def point_back(settings: Settings, source: Path) -> bool:
     """Let the environment file name SQLite again; returns whether it had to be changed. Only the one variable changes.
 
     Raises Permanent when the file of before the switch is gone and the value cannot be known.
     """
     path, name = settings.application_env, settings.application_variable
-    value = read_variable(path, name) if path.exists() else None
-    if value is None or sqlite_path(value) is not None:
+    if not points_away(settings):
         return False
     kept = kept_file(settings)
     before = read_variable(kept, name) if kept.exists() else None

@@ -23,6 +23,7 @@ from pgferry.live.forms import from_json
 from pgferry.live.keyed import converted_keys
 from pgferry.live.model import Direction, Live, LiveTable, Synced
 from pgferry.live.write_back import (
+    Begin,
     Keys,
     Spool,
     TableRows,
@@ -85,18 +86,28 @@ async def sync_back(connection: Connection, live: Live, forms: Forms, *, at: str
     return _synced(written, touched.moment, began)
 
 
-async def carry_keys(connection: Connection, live: Live, forms: Forms, keys: Mapping[str, Sequence[Key]]) -> Synced:
+async def carry_keys(
+    connection: Connection,
+    live: Live,
+    forms: Forms,
+    keys: Mapping[str, Sequence[Key]],
+    *,
+    begin: Begin | None = None,
+) -> Synced:
     """Carry these rows to SQLite, whichever side is in front: what is gone in PostgreSQL goes there, too.
 
     `keys` are the target's, as SQLite has them, by source table. Outboxes and position stay as they are. The caller
-    holds the sync lock. Idempotent; raises as `sync_back` does.
+    holds the sync lock. Idempotent; raises as `sync_back` does. `begin` is called first in SQLite's transaction
+    (`write_back`), also when there are no keys.
     """
     began = time.monotonic()
     ticket = await asyncio.to_thread(_read_ticket, live.source, False)
     with ExitStack() as held:
         touched = await _read_keys(connection, live, keys, held)
         path = Path(live.source)
-        written = await _to_the_end(write_back, path, touched.tables, forms, touched.moment, ticket, held, behind=False)
+        written = await _to_the_end(
+            write_back, path, touched.tables, forms, touched.moment, ticket, held, behind=False, begin=begin
+        )
         async with connection.transaction():
             await _mark(connection, live, written)
     return _synced(written, touched.moment, began)

@@ -14,10 +14,10 @@ from pgferry.errors import FerryError
 from pgferry.live import phases
 from pgferry.live.changes import said
 from pgferry.live.environment import check_environment
+from pgferry.live.front import noted
 from pgferry.live.gates import Gate, Lag, cleanup_gates, measure_cleanup, measure_switch, switch_gates
 from pgferry.live.model import Capture, Change, Phase, PhaseRecord, Position, ValidationRecord
 from pgferry.live.pairs import prepare_live
-from pgferry.live.turning import EMERGENCY
 from pgferry.operate.check import failed
 from pgferry.operate.standing import standing_checks
 from pgferry.postgres import capture as target_capture
@@ -35,6 +35,11 @@ SHOWN_VALIDATIONS = 5
 
 _EMERGENCY = "an emergency rollback put SQLite in front; PostgreSQL may hold writes that were not carried"
 
+_RESTART = (
+    "the application was pointed back to SQLite, and not restarted since: run the same rollback again, which does it"
+)
+_RESTART_IT = "Run `python -m flows rollback` again: it restarts the application."
+
 
 @dataclass(frozen=True, slots=True)
 class SourceState:
@@ -48,6 +53,8 @@ class SourceState:
     """Why it cannot be read; empty when it can."""
     emergency: bool = False
     """Whether it notes an emergency rollback that is not settled."""
+    restart_due: bool = False
+    """Whether it notes that the application was pointed back to it and not restarted since."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +102,7 @@ async def read_status(connection: Connection, run: Run, settings: Settings, rule
     lag = await measure_lag(connection, run, rules, record.phase, state, position)
     # PostgreSQL could not be told of an emergency while it was away: the file knows better.
     stands = Phase.EMERGENCY if state.emergency else record.phase
-    problems = [_EMERGENCY] if state.emergency else []
+    problems = ([_EMERGENCY] if state.emergency else []) + ([_RESTART] if state.restart_due else [])
     problems += [said(change) for change in state.changes] + ([state.problem] if state.problem else [])
     return Status(
         source=run.source,
@@ -106,7 +113,7 @@ async def read_status(connection: Connection, run: Run, settings: Settings, rule
         gates=await _gates(connection, run, settings, rules, record.phase, lag, state),
         fenced=state.fenced,
         problems=tuple(problems),
-        next_action=phases.next_action(stands),
+        next_action=_RESTART_IT if state.restart_due and not state.emergency else phases.next_action(stands),
     )
 
 
@@ -120,7 +127,14 @@ def source_state(path: Path, capture: Capture | None, position: Position | None)
             after = position.outbox_id if position else 0
             changes = captures.changes(source, capture, at_least=after)
             waiting = sum(pending(source, after, last_id(source)).values()) if position else 0
-            return SourceState(changes, waiting, is_fenced(source), emergency=EMERGENCY in captures.notes(source))
+            known = noted(source)
+            return SourceState(
+                changes,
+                waiting,
+                is_fenced(source),
+                emergency=known.emergency is not None,
+                restart_due=known.restart_due,
+            )
     except (FerryError, sqlite3.Error) as error:
         return SourceState(problem=str(error))
 

@@ -6,6 +6,7 @@ written since the last comparison, not on the size of the database. Whatever fai
 
 from __future__ import annotations
 
+import logging
 import sqlite3
 import time
 from collections.abc import Mapping
@@ -15,11 +16,12 @@ from pathlib import Path
 
 from sqlalchemy.engine import URL
 
-from pgferry.errors import Permanent
+from pgferry.errors import Permanent, Transient, UsageError
 from pgferry.live import phases
 from pgferry.live.compare import compare_keys
 from pgferry.live.environment import point_at, target_value
 from pgferry.live.forward import sync_once
+from pgferry.live.front import FREED, RESTART_DUE, read_noted
 from pgferry.live.model import Live, Phase
 from pgferry.live.write_back import FRONT
 from pgferry.model import CellDifference
@@ -32,10 +34,12 @@ from pgferry.postgres.identity import set_identities
 from pgferry.postgres.journal import forget_touched, server_time, touched_since
 from pgferry.settings import Settings
 from pgferry.sqlite import fence as source_fence
-from pgferry.sqlite.capture import set_note
+from pgferry.sqlite.capture import forget_note, set_note
 from pgferry.sqlite.catalog import read_catalog
 from pgferry.sqlite.connect import open_read_only
 from pgferry.sqlite.fence import writing
+
+logger = logging.getLogger(__name__)
 
 FENCED = "this database has moved to PostgreSQL; writes to the SQLite file are refused. python -m flows status"
 """What the application is told when it writes to SQLite after the fence."""
@@ -79,6 +83,7 @@ async def take_over(connection: Connection, live: Live, settings: Settings, url:
     up and the phase `switching`: the caller turns back (`turning.turn_back`).
     """
     path = Path(live.source)
+    _refuse_unsettled(path)
     if (await phases.current(connection, live.run_id)).phase is not Phase.SWITCHING:
         await phases.enter(connection, live.run_id, Phase.SWITCHING, "the switch begins", {})
     clock = _Clock()
@@ -95,13 +100,33 @@ async def take_over(connection: Connection, live: Live, settings: Settings, url:
     added = await _add_foreign_keys(connection, live)
     clock.step("foreign keys")
     await target_capture.install(connection, live)
-    with writing(path) as source:
-        set_note(source, FRONT, "postgres")
-    await target_fence.lift(connection)
+    _decide(path)
     clock.step("reverse capture")
     point_at(settings, target_value(settings, url))
+    # Last: while the environment may name SQLite yet, nobody writes here.
+    await target_fence.lift(connection)
     clock.step("environment")
     return TakenOver(drained, compared, identities, added, clock.steps)
+
+
+def _refuse_unsettled(path: Path) -> None:
+    if read_noted(path).emergency is not None:
+        raise UsageError(
+            f"{path} notes an emergency rollback that is not settled.", "Run `python -m flows rollback --carry`."
+        )
+
+
+def _decide(path: Path) -> None:
+    """Note that PostgreSQL is in front; raises Permanent when SQLite can be written to by now."""
+    with writing(path) as source:
+        if not source_fence.is_fenced(source):
+            raise Permanent(
+                f"{path} is not fenced any more: somebody has taken the fence down during the switch.",
+                "Was `python -m flows rollback --emergency` run? Look at `python -m flows status`, then switch again.",
+            )
+        set_note(source, FRONT, "postgres")
+        for note in (RESTART_DUE, FREED):
+            forget_note(source, note)
 
 
 async def drain(connection: Connection, live: Live, phase: Phase = Phase.SWITCHING) -> int:
@@ -161,8 +186,17 @@ async def validate_foreign_keys(connection: Connection, live: Live) -> tuple[str
 
 
 async def finish_switch(connection: Connection, live: Live, taken: TakenOver) -> None:
-    """Enter `switched`: from here on the way back is a rollback."""
-    await target_fence.unfence(connection, live)
-    await forget_touched(connection, live.run_id, await server_time(connection))
+    """Enter `switched`: from here on the way back is a rollback.
+
+    Atomic. Raises OutOfOrder, with any fence left as it is, when another process has undone the switch meanwhile. The
+    triggers of the open fence are dropped afterwards, as far as nobody reads: `fence` and the cleanup find the rest.
+    """
     details = {"frozen": dict(taken.frozen), "drained": taken.drained, "compared": taken.compared}
-    await phases.enter(connection, live.run_id, Phase.SWITCHED, "PostgreSQL is in front", details)
+    async with connection.transaction():
+        await phases.enter(connection, live.run_id, Phase.SWITCHED, "PostgreSQL is in front", details)
+        await forget_touched(connection, live.run_id, await server_time(connection))
+    try:
+        await target_fence.unfence(connection, live)
+    except Transient as error:
+        # They let every write pass; a long reader is no reason to take the switch back.
+        logger.info("The triggers of the fence stay for now: %s", error.message)

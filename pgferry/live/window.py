@@ -8,9 +8,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from pgferry.live import phases
+from pgferry.live.front import lower_fence
 from pgferry.live.model import Phase
 from pgferry.live.switch import FENCED
-from pgferry.live.turning import lower_fence
 from pgferry.postgres.connection import Connection
 from pgferry.postgres.journal import read_position
 from pgferry.postgres.ledger import Run

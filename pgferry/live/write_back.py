@@ -12,7 +12,7 @@ import json
 import pickle
 import sqlite3
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from datetime import datetime
@@ -49,6 +49,7 @@ _UNIFORM = "uniform_keys"
 _IN_MEMORY = 32 * 1024 * 1024
 _READ = 1024 * 1024
 
+Begin = Callable[[sqlite3.Connection], None]
 Raw = tuple[bytes | None, ...]
 Old = tuple[SqliteValue, ...]
 _WHOLE_NUMBERS = (PgKind.SMALLINT, PgKind.INTEGER, PgKind.BIGINT)
@@ -149,13 +150,15 @@ def write_back(
     held: ExitStack,
     *,
     behind: bool = True,
+    begin: Begin | None = None,
 ) -> Written:
     """Write the rows in one transaction of SQLite that passes the fence, or change nothing at all.
 
     The spools of the answer are closed with `held`. `ticket` was read (`read_ticket`) before the rows were: Transient
     when somebody has written since, for these rows may be older than theirs. With `behind` the file must be behind
     PostgreSQL (`require_front`). Raises Permanent naming table and key when SQLite refuses a row, or no form in SQLite
-    reads back the same.
+    reads back the same. `begin` is called first in the transaction: nobody else writes any more; what it writes
+    commits with the rows, and what it raises passes through.
     """
     triggers = _search_triggers(path, tables)
     with writing(path) as target, at_work(target, triggers):
@@ -163,6 +166,8 @@ def write_back(
             require_front(target, str(path))
         if read_ticket(target) != ticket:
             raise Transient(f"Another process has carried changes into {path} meanwhile.", "Try again.")
+        if begin is not None:
+            begin(target)
         uniform = _Uniform.read(target)
         written = tuple(_TableWriter(target, rows, forms, uniform, held).write() for rows in tables)
         set_note(target, _TICKET, str(ticket + 1))

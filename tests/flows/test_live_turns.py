@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from pgferry.errors import Permanent, UsageError
+from pgferry.errors import Permanent, Transient, UsageError
 from pgferry.finishing import NotAccepted
 from pgferry.live.changes import SchemaChanged
 from tests.flows.live_place import PATIENCE, Health, Place, approve, assert_equal, make_place
@@ -168,6 +168,76 @@ def test_an_emergency_lists_what_it_leaves_and_that_is_carried_later(place: Plac
 
     sync()
     assert place.sqlite("SELECT id FROM trades WHERE id >= 70 ORDER BY id") == [(70,), (71,)]
+    assert_equal(place)
+
+
+def test_what_an_emergency_left_is_carried_though_postgresql_never_heard_of_it(place: Place) -> None:
+    from flows.rollback import rollback
+    from flows.switch import switch
+    from flows.sync import sync
+    from flows.validate import validate
+
+    validate()
+    switch()
+    place.postgres("INSERT INTO trades VALUES (80, 1, '2024-01-01', 'left behind')")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PGFERRY_TARGET", str(place.target.set(port=1)))
+        assert rollback(emergency=True)["left"] is None
+    place.sqlite("INSERT INTO trades VALUES (81, 1, '2024-01-02 00:00:00.000000', 'in SQLite')")
+    with pytest.raises(UsageError, match="rollback --carry"):
+        rollback()
+    assert rollback(carry=True, prefer="sqlite")["carried"] == 1
+    sync()
+    assert place.sqlite("SELECT id FROM trades WHERE id >= 80 ORDER BY id") == [(80,), (81,)]
+    assert_equal(place)
+
+
+def test_a_rollback_whose_end_failed_restarts_the_application_when_it_is_repeated(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from flows.rollback import rollback
+    from flows.switch import switch
+    from flows.validate import validate
+    from pgferry.postgres import capture
+
+    async def busy(*_: object) -> None:
+        raise Transient("Table items was locked.", "")
+
+    validate()
+    switch()
+    before = place.restarts
+    monkeypatch.setattr(capture, "remove", busy)
+    with pytest.raises(Transient, match="was locked"):
+        rollback()
+    monkeypatch.undo()
+    assert (place.restarts, "DATABASE_URL=sqlite" in place.env) == (before, True)
+    monkeypatch.setenv("PGFERRY_RESTART_COMMAND", "false")
+    with pytest.raises(Permanent, match="restart command"):
+        rollback()
+    monkeypatch.undo()
+    assert place.phase == "dual-write"
+    assert rollback()["phase"] == "dual-write"
+    assert place.restarts == before + 1
+    with pytest.raises(UsageError, match="none is made"):
+        rollback()
+
+
+def test_an_emergency_frees_sqlite_from_a_killed_switch_without_postgresql(place: Place) -> None:
+    from flows.sync import sync
+    from pgferry.sqlite.fence import fence
+
+    place.postgres(
+        "INSERT INTO pgferry.phase (run_id, phase, reason) SELECT max(id), 'switching', 'killed' FROM pgferry.run"
+    )
+    fence(place.source, "moved")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PGFERRY_TARGET", str(place.target.set(port=1)))
+        patch.setenv("PREFECT_API_URL", place.api)
+        done = place.command("rollback", "--emergency")
+    assert done.exit_code == 0, done.output
+    assert "Nothing was left behind" in done.output
+    place.sqlite("DELETE FROM trades WHERE id = 81")
+    assert sync()["phase"] == "dual-write"
     assert_equal(place)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 from collections.abc import Callable, Iterator
@@ -15,7 +16,7 @@ from uuid import uuid4
 import pytest
 import yaml
 from dotenv import dotenv_values
-from sqlalchemy.engine import URL
+from sqlalchemy.engine import URL, make_url
 from typer.main import get_command
 
 from flows.cli import app
@@ -137,6 +138,8 @@ class Site:
     new_folder: Callable[[str], Path]
     new_database: Callable[[], URL]
     health_port: int
+    reachable: str = ""
+    """What PGFERRY_TARGET was before PostgreSQL went away."""
 
     def begin(self, name: str, target: URL) -> None:
         """Make another application, which is the one of everything that follows."""
@@ -223,6 +226,18 @@ def an_index_is_wanted(site: Site) -> None:
     site.revise(3, "CREATE INDEX trades_item ON trades (item_id)", "DROP INDEX trades_item")
 
 
+def postgres_goes_away(site: Site) -> None:
+    site.place.postgres("INSERT INTO trades VALUES (900, 1, '2024-01-01', 'its last write')")
+    site.reachable = os.environ["PGFERRY_TARGET"]
+    gone = make_url(site.reachable).set(port=1).render_as_string(hide_password=False)
+    site.patch.setenv("PGFERRY_TARGET", gone)
+
+
+def postgres_comes_back(site: Site) -> None:
+    site.place.sqlite("INSERT INTO trades VALUES (901, 1, '2024-01-01 00:00:00.000000', 'written meanwhile')")
+    site.patch.setenv("PGFERRY_TARGET", site.reachable)
+
+
 def another_application(site: Site) -> None:
     url = site.new_database()
     site.begin("window", url)
@@ -247,6 +262,8 @@ DAYS: dict[str, dict[str, Happens]] = {
     "Days 13 to 20: PostgreSQL in front": {
         "python -m flows status": switch_again,
         "python -m flows schema upgrade --after-switch": an_index_is_wanted,
+        "python -m flows rollback --emergency": postgres_goes_away,
+        "python -m flows rollback --carry --prefer sqlite": postgres_comes_back,
     },
     "Day 21: the end": {"python -m flows validate": switch_again},
     "The other way: a maintenance window": {
@@ -262,7 +279,8 @@ SAID = {
     "python -m flows switch --dry-run": "age of the latest validation",
     "python -m flows switch --approve": "Writes were frozen for",
     "python -m flows rollback": "SQLite is in front: 0 rows carried",
-    "python -m flows rollback --emergency": "0 rows were left behind",
+    "python -m flows rollback --emergency": "carry what stayed there",
+    "python -m flows rollback --carry --prefer sqlite": "1 rows carried, 0 given up",
     "python -m flows cleanup --dry-run": "_pgferry",
     "python -m flows migrate --cut-over": "Writes were frozen for",
 }
