@@ -192,7 +192,7 @@ class Victim:
 async def attempt_move(url: URL, source: Path, home: Path, *, stall: float = 60.0) -> FerryError | None:
     """Move by the library, without Prefect; return what it failed by, in the words of a person's terminal."""
     try:
-        await upgrade(url, ROOT / "alembic.ini")
+        await upgrade(url, ROOT / "alembic.ini", stall_timeout=stall)
         async with connection(url, stall_timeout=stall) as server:
             report = await Mover(server, url, source, home, chunk_rows=CHUNK).run()
     except (FerryError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
