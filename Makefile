@@ -46,8 +46,8 @@ bench: venv ## time whole moves beside pgloader, the guide's way, pandas and the
 bench-live: venv ## measure the move without downtime, and write docs/benchmarks.md (ARGS=--quick tries it and only prints)
 	@$(RUN) -m benchmarks.live $(ARGS)
 
-faults: venv ## the long variants of faults and kills: servers, networks, disks, clocks, Prefect (an hour and more)
-	@$(RUN) -m pytest -m slow tests/acceptance/test_kill.py tests/acceptance/test_live_kill.py tests/acceptance/test_fault_*.py $(ARGS)
+faults: venv ## the long variants of tests: faults, kills, random files and names, validations (an hour and more)
+	@$(RUN) -m pytest -m slow tests/acceptance tests/flows/test_cli_live.py $(ARGS)
 
 soak: venv ## write for MINUTES (30) under one fault after the other, and write docs/benchmarks.md
 	@$(RUN) -m benchmarks.soak --minutes $(or $(MINUTES),30) $(ARGS)

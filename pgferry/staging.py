@@ -15,6 +15,7 @@ from typing import IO, Any, cast
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pgferry.checked_file import CheckedFile, Marks, marks_of
 from pgferry.errors import Permanent, Transient
 from pgferry.keys import decode_key, encode_key
 from pgferry.model import Chunk, ExportedChunk, PgKind
@@ -46,8 +47,9 @@ class Staging:
     """A folder (local path or fsspec URL) that holds the files of one run.
 
     Files appear whole or not at all, and local ones with owner-only permissions. What a remote store needs besides its
-    URL is read from this process's own settings, so that no secret travels with the plan of a move. A remote file is
-    fetched once: `verify` keeps what it has checked, for `read_batches`. Not to be shared by threads.
+    URL is read from this process's own settings, so that no secret travels with the plan of a move. What `verify` has
+    checked is what `read_batches` gives, whatever happens to the file in between: of a remote one the bytes are kept,
+    a local one is checked again as it is read. Not to be shared by threads.
 
     Methods raise Transient or Permanent for what the store reports, naming the file.
     """
@@ -60,6 +62,7 @@ class Staging:
         self._local = "file" in names
         self._whole_by_itself = not names.isdisjoint(WHOLE_BY_ITSELF)
         self._fetched: dict[str, bytes] = {}
+        self._marks: dict[str, Marks] = {}
 
     def chunk_path(self, chunk: Chunk, suffix: str = ".parquet") -> str:
         """Return the path of a chunk's file: a folder a table, a number a chunk."""
@@ -110,11 +113,15 @@ class Staging:
         if exported.quarantine_path is not None:
             files[exported.quarantine_path] = exported.quarantine_sha256 or ""
         self._fetched = {path: data for path, data in self._fetched.items() if path in files}
+        self._marks.clear()
         for path, sha256 in files.items():
             self._verify(path, sha256)
 
     def read_batches(self, path: str) -> Iterator[pa.RecordBatch]:
-        """Yield the row groups of a Parquet file, one at a time."""
+        """Yield the row groups of a Parquet file, one at a time.
+
+        Raises AlteredFile when the file was verified and is not what it was then.
+        """
         with self._opened(path) as raw, pq.ParquetFile(raw) as file:
             for group in range(file.num_row_groups):
                 yield from file.read_row_group(group, use_threads=False).to_batches()
@@ -129,7 +136,7 @@ class Staging:
 
     def discard_file(self, path: str) -> None:
         """Remove a file if it is there."""
-        self._fetched.pop(path, None)
+        self._forget(path)
         self._discard(path)
 
     def discard(self, exported: ExportedChunk) -> None:
@@ -162,25 +169,27 @@ class Staging:
         except FileNotFoundError as error:
             raise AlteredFile(f"The staged file {path} is gone.", "Its chunk is exported again.") from error
         if found != sha256:
-            self._fetched.pop(path, None)
-            raise AlteredFile(
-                f"The staged file {path} was altered or truncated after it was written.",
-                "Its chunk is exported again.",
-            )
+            self._forget(path)
+            raise _altered(path)
 
     def _digest(self, path: str) -> str:
         if self._local:
             with self.filesystem.open(path, "rb") as file:
-                return hashlib.file_digest(file, "sha256").hexdigest()
+                self._marks[path] = marks_of(file)
+            return self._marks[path].sha256
         if path not in self._fetched:
             self._fetched[path] = self._fetch(path)
         return hashlib.sha256(self._fetched[path]).hexdigest()
 
     def _opened(self, path: str) -> Any:
         if self._local:
-            return self.filesystem.open(path, "rb")
-        # What was checked is what is read, also when somebody replaces the object in between.
+            raw, marks = self.filesystem.open(path, "rb"), self._marks.get(path)
+            return raw if marks is None else CheckedFile(raw, marks, lambda: _altered(path))
         return pa.BufferReader(self._fetched[path] if path in self._fetched else self._fetch(path))
+
+    def _forget(self, path: str) -> None:
+        self._fetched.pop(path, None)
+        self._marks.pop(path, None)
 
     def _fetch(self, path: str) -> bytes:
         """Return a file's bytes; raises FileNotFoundError when it is not there."""
@@ -194,7 +203,7 @@ class Staging:
     @contextmanager
     def _whole(self, path: str) -> Iterator[IO[bytes]]:
         """Open a file that appears at `path` when the block ends, and not at all when it raises."""
-        self._fetched.pop(path, None)
+        self._forget(path)
         try:
             with (self._uploaded if self._whole_by_itself else self._renamed)(path) as raw:
                 yield raw
@@ -314,6 +323,12 @@ class _HashedFile:
 
     def close(self) -> None:
         self.closed = True
+
+
+def _altered(path: str) -> AlteredFile:
+    return AlteredFile(
+        f"The staged file {path} was altered or truncated after it was written.", "Its chunk is exported again."
+    )
 
 
 def folder_name(table: str) -> str:

@@ -56,8 +56,8 @@ def dump_target(target: str, standing: Standing, schema_only: bool) -> tuple[Dum
 def run_revisions(target: str, config: Path, revision: str, direction: str, lock_timeout: float) -> SchemaState:
     """Run the revisions up or down; nothing is carried meanwhile."""
     url = target_url(target)
-    down = direction == "downgrade"
-    state = wait_for(change(url, config, revision, down=down, lock_timeout=lock_timeout))
+    limits = {"lock_timeout": lock_timeout, "stall_timeout": load_settings().stall_timeout}
+    state = wait_for(change(url, config, revision, down=direction == "downgrade", **limits))
     get_run_logger().info(
         "The schema is at revision %s (it was at %s).",
         ", ".join(state.after) or "(empty)",

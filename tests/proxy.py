@@ -157,6 +157,12 @@ class Proxy:
         """Cut the connection that passes on this byte, counted from now on, of all connections together."""
         self._cut_at = sorted(self.bytes + size for size in sizes)
 
+    def calm(self) -> None:
+        """Forget the faults that are still to come, and cut every connection that there is."""
+        self._rules.clear()
+        self._cut_at.clear()
+        self.cut()
+
     def stall(self, *, new: bool = False) -> None:
         """Pass nothing on, on the connections that there are; with `new` on those to come neither."""
         self._stalled = new

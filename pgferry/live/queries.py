@@ -35,7 +35,6 @@ from pgferry.live.query_text import (
 )
 from pgferry.live.query_values import TOLERANCE, Column, Row, column, plain_rows, unmatched
 from pgferry.postgres.connection import Connection
-from pgferry.postgres.watched import watching
 from pgferry.report import markdown_cell, markdown_data, markdown_table
 from pgferry.sqlite.connect import reading
 
@@ -237,8 +236,7 @@ async def _timed(connection: Connection, sql: str, values: Sequence[tuple[str, A
     rows: Sequence[Any] = ()
     for _ in range(repeats):
         started = time.perf_counter()
-        with watching(connection):
-            rows = await statement.fetch(*arguments)
+        rows = await statement.fetch(*arguments)
         times.append(time.perf_counter() - started)
     attributes = statement.get_attributes()
     names = tuple(attribute.name for attribute in attributes)

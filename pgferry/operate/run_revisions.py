@@ -12,7 +12,7 @@ from pgferry.errors import UsageError
 from pgferry.live.model import Phase
 from pgferry.live.phases import current
 from pgferry.postgres import schema
-from pgferry.postgres.connection import Connection, connection
+from pgferry.postgres.connection import STALL_SECONDS, Connection, connection
 from pgferry.postgres.fence import is_fenced
 from pgferry.postgres.journal import sync_lock
 from pgferry.postgres.ledger import Run, read_run
@@ -24,7 +24,13 @@ _HAS_PHASES = "SELECT to_regclass('pgferry.phase') IS NOT NULL"
 
 
 async def change(
-    url: URL, config: Path, revision: str, *, down: bool = False, lock_timeout: float = 0.0
+    url: URL,
+    config: Path,
+    revision: str,
+    *,
+    down: bool = False,
+    lock_timeout: float = 0.0,
+    stall_timeout: float = STALL_SECONDS,
 ) -> SchemaState:
     """Run the revisions up or down to `revision`; raises as `schema.upgrade`.
 
@@ -32,10 +38,11 @@ async def change(
     are put aside are in place for the revisions, and those that are there afterwards are put aside, new ones too: the
     sync carries rows in no order that they allow.
     """
-    async with connection(url) as holder, _nothing_carried(holder):
+    limits = {"lock_timeout": lock_timeout, "stall_timeout": stall_timeout}
+    async with connection(url, stall_timeout=stall_timeout) as holder, _nothing_carried(holder):
         if down:
-            return await schema.downgrade(url, config, revision, lock_timeout=lock_timeout)
-        return await schema.upgrade(url, config, revision=revision, lock_timeout=lock_timeout)
+            return await schema.downgrade(url, config, revision, **limits)
+        return await schema.upgrade(url, config, revision=revision, **limits)
 
 
 async def live_move(connection: Connection) -> tuple[Run | None, Phase]:

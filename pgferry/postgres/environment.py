@@ -37,7 +37,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
 from pgferry.errors import Permanent, UsageError
-from pgferry.postgres.connection import connect
+from pgferry.postgres.connection import STALL_SECONDS, connect
 
 _T = TypeVar("_T")
 Heads = tuple[str, ...]
@@ -77,16 +77,24 @@ def read_scripts(config: Config) -> ScriptDirectory:
 
 
 def run(
-    config: Config, url: URL, work: Work, first_error: FirstError, *, session: Sequence[str] = (), **options: object
+    config: Config,
+    url: URL,
+    work: Work,
+    first_error: FirstError,
+    *,
+    session: Sequence[str] = (),
+    stall_timeout: float = STALL_SECONDS,
+    **options: object,
 ) -> None:
     """Run `env.py` with `work` on the target; `options` are those of Alembic's EnvironmentContext.
 
-    `session` are statements that each session runs first, also one that env.py brings. Blocks, and needs a thread
-    without a running event loop. Raises whatever env.py, a migration or a driver raises; `first_error` then knows the
-    database error that came first. Logging stays as the caller has set it up.
+    `session` are statements that each session runs first, also one that env.py brings. A session that is opened here
+    is watched, see `connect`. Blocks, and needs a thread without a running event loop. Raises whatever env.py, a
+    migration or a driver raises; `first_error` then knows the database error that came first. Logging stays as the
+    caller has set it up.
     """
     with _ONE_AT_A_TIME, _sys_path_kept(), _logging_kept():
-        _drive(lambda: _run_env(config, url, work, first_error, session, options))
+        _drive(lambda: _run_env(config, url, work, first_error, session, stall_timeout, options))
 
 
 class FirstError:
@@ -165,10 +173,16 @@ def _read_scripts(config: Config) -> ScriptDirectory:
 
 
 def _run_env(
-    config: Config, url: URL, work: Work, first_error: FirstError, session: Sequence[str], options: Mapping[str, object]
+    config: Config,
+    url: URL,
+    work: Work,
+    first_error: FirstError,
+    session: Sequence[str],
+    stall_timeout: float,
+    options: Mapping[str, object],
 ) -> None:
     scripts = _read_scripts(config)
-    target = _engine(url)
+    target = _engine(url, stall_timeout)
     first_error.watch(target)
     _set(config, "sqlalchemy.url", _for_option(url).render_as_string(hide_password=False))
     environment = EnvironmentContext(
@@ -182,11 +196,10 @@ def _run_env(
             raise RuntimeError(f"it ended with exit({error.code!r})") from error
 
 
-def _engine(url: URL) -> Engine:
+def _engine(url: URL, stall_timeout: float) -> Engine:
     """Connections as everywhere in pgferry: a URL may have options that SQLAlchemy refuses."""
-    return create_async_engine(
-        url.set(query={}), async_creator=functools.partial(connect, url), poolclass=NullPool
-    ).sync_engine
+    creator = functools.partial(connect, url, stall_timeout=stall_timeout)
+    return create_async_engine(url.set(query={}), async_creator=creator, poolclass=NullPool).sync_engine
 
 
 def _for_option(url: URL) -> URL:

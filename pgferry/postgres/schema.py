@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from alembic.util import CommandError
 from sqlalchemy.engine import URL
 
 from pgferry.errors import FerryError, Permanent, Transient, UsageError, is_transient
-from pgferry.postgres.connection import Connection, connection
+from pgferry.postgres.connection import STALL_SECONDS, Connection, connection
 from pgferry.postgres.environment import FirstError, Heads, chain, read_config, read_scripts, run
 from pgferry.postgres.fence import PASS, is_fenced
 from pgferry.postgres.ownership import hand_over
@@ -45,25 +46,33 @@ class SchemaState:
     config: Path
 
 
-async def upgrade(url: URL, config: Path, *, revision: str = "head", lock_timeout: float = 0.0) -> SchemaState:
+async def upgrade(
+    url: URL,
+    config: Path,
+    *,
+    revision: str = "head",
+    lock_timeout: float = 0.0,
+    stall_timeout: float = STALL_SECONDS,
+) -> SchemaState:
     """Run the migrations of an Alembic configuration on the target, up to `revision`.
 
     env.py decides about transactions (one a migration, or one for all); PostgreSQL rolls a failed one back whole. At
     most one upgrade of a database runs at a time; another waits for WAIT_SECONDS. A cancelled call lets the migration
-    that is running come to its end. A statement waits `lock_timeout` seconds for a lock; 0 is for ever. Where a live
-    move has fenced the target, the migrations pass the fence, so that they can write to rows. Where the schema belongs
-    to the application's role, so does what was made (`ownership`). Raises UsageError for a configuration or revision
-    that is not there, Permanent for several heads, for a database at a revision that the scripts do not know, and for a
-    migration that fails (naming it, its first error and where the target stands), Transient when another try may
-    succeed.
+    that is running come to its end. A statement waits `lock_timeout` seconds for a lock; 0 is for ever. A connection on
+    which nothing passes is given up after `stall_timeout` seconds, as `connection.connect` says; one that env.py has
+    made itself is not looked after. Where a live move has fenced the target, the migrations pass the fence, so that
+    they can write to rows. Where the schema belongs to the application's role, so does what was made (`ownership`).
+    Raises UsageError for a configuration or revision that is not there, Permanent for several heads, for a database at
+    a revision that the scripts do not know, and for a migration that fails (naming it, its first error and where the
+    target stands), Transient when another try may succeed.
     """
     migrations = read_config(config)
     expected = await asyncio.to_thread(_expected, migrations, config, revision)
-    async with _alone(url) as guard:
+    async with _alone(url, stall_timeout) as guard:
         work = _Work(config, revision, safe_url(url), await _session(guard, lock_timeout))
-        before = await _apply(url, migrations, work)
+        before = await _apply(url, migrations, work, stall_timeout)
         await hand_over(guard)
-        after = await _read_current(url, migrations, config)
+        after = await _read_current(url, migrations, config, stall_timeout)
     if expected is not None and set(after) != {expected}:
         raise Permanent(
             f"The migrations of {config} ran, but {safe_url(url)} is at revision {_listed(after)}, not {expected}.",
@@ -72,17 +81,19 @@ async def upgrade(url: URL, config: Path, *, revision: str = "head", lock_timeou
     return SchemaState(before, after, config)
 
 
-async def downgrade(url: URL, config: Path, revision: str, *, lock_timeout: float = 0.0) -> SchemaState:
+async def downgrade(
+    url: URL, config: Path, revision: str, *, lock_timeout: float = 0.0, stall_timeout: float = STALL_SECONDS
+) -> SchemaState:
     """Run the downgrades of an Alembic configuration on the target, down to `revision`; `base` is an empty schema.
 
     As `upgrade` in all else, the errors too.
     """
     migrations = read_config(config)
-    async with _alone(url) as guard:
+    async with _alone(url, stall_timeout) as guard:
         work = _Work(config, revision, safe_url(url), await _session(guard, lock_timeout), down=True)
-        before = await _apply(url, migrations, work)
+        before = await _apply(url, migrations, work, stall_timeout)
         await hand_over(guard)
-        return SchemaState(before, await _read_current(url, migrations, config), config)
+        return SchemaState(before, await _read_current(url, migrations, config, stall_timeout), config)
 
 
 async def current(url: URL, config: Path) -> Heads:
@@ -175,17 +186,16 @@ async def _session(guard: Connection, lock_timeout: float) -> tuple[str, ...]:
     return (*limit, *((PASS,) if await is_fenced(guard) else ()))
 
 
-async def _apply(url: URL, migrations: Config, work: _Work) -> Heads:
+async def _apply(url: URL, migrations: Config, work: _Work, stall_timeout: float) -> Heads:
     first = FirstError()
+    apply = functools.partial(run, migrations, url, work.steps, first, session=work.session)
     try:
-        await asyncio.to_thread(
-            lambda: run(migrations, url, work.steps, first, session=work.session, destination_rev=work.revision)
-        )
+        await asyncio.to_thread(apply, stall_timeout=stall_timeout, destination_rev=work.revision)
     except FerryError:
         raise
     except Exception as error:
         place = _environment_of(work.config) if work.step is None else _name(work.step)
-        stands = "" if work.step is None else await _where(url, migrations, work.config)
+        stands = "" if work.step is None else await _where(url, migrations, work.config, stall_timeout)
         raise _failure(url, place, first.cause_of(error), stands) from error
     if work.before is None:
         raise Permanent(
@@ -195,7 +205,7 @@ async def _apply(url: URL, migrations: Config, work: _Work) -> Heads:
     return work.before
 
 
-async def _read_current(url: URL, migrations: Config, config: Path) -> Heads:
+async def _read_current(url: URL, migrations: Config, config: Path, stall_timeout: float = STALL_SECONDS) -> Heads:
     found: list[Heads] = []
 
     def note(scripts: ScriptDirectory, heads: Heads, context: MigrationContext) -> Iterable[MigrationStep]:
@@ -204,7 +214,7 @@ async def _read_current(url: URL, migrations: Config, config: Path) -> Heads:
 
     first = FirstError()
     try:
-        await asyncio.to_thread(run, migrations, url, note, first, dont_mutate=True)
+        await asyncio.to_thread(run, migrations, url, note, first, stall_timeout=stall_timeout, dont_mutate=True)
     except FerryError:
         raise
     except Exception as error:
@@ -212,9 +222,9 @@ async def _read_current(url: URL, migrations: Config, config: Path) -> Heads:
     return found[-1] if found else ()
 
 
-async def _where(url: URL, migrations: Config, config: Path) -> str:
+async def _where(url: URL, migrations: Config, config: Path, stall_timeout: float) -> str:
     try:
-        revisions = await _read_current(url, migrations, config)
+        revisions = await _read_current(url, migrations, config, stall_timeout)
     except FerryError:
         return ""
     return f" The target is at revision {_listed(revisions)}."
@@ -265,9 +275,9 @@ def _without_password(text: str, url: URL) -> str:
 
 
 @asynccontextmanager
-async def _alone(url: URL) -> AsyncIterator[Connection]:
+async def _alone(url: URL, stall_timeout: float) -> AsyncIterator[Connection]:
     """Hold the database's upgrade lock; it ends with the session, so also with a killed process."""
-    async with connection(url) as guard:
+    async with connection(url, stall_timeout=stall_timeout) as guard:
         deadline = monotonic() + WAIT_SECONDS
         while not await guard.fetchval(TRY_LOCK, *_LOCK):
             if monotonic() > deadline:

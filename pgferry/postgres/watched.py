@@ -12,12 +12,13 @@ import socket
 import struct
 import sys
 from collections.abc import AsyncIterable, AsyncIterator, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import asyncpg
 
 from pgferry.errors import Transient
+from pgferry.postgres.watched_statement import WatchedStatement
 
 if TYPE_CHECKING:
     _Base = asyncpg.Connection[asyncpg.Record]
@@ -55,8 +56,8 @@ class Stalled(Transient):
 class WatchedConnection(_Base):
     """A connection of asyncpg whose calls end with Stalled when nothing passes any more, once `watch` was called.
 
-    What a prepared statement or a cursor does is watched inside `watching()`. A COPY whose connection is lost ends,
-    too: asyncpg would go on waiting for room in the socket's buffer.
+    So do those of its prepared statements and their cursors, by which SQLAlchemy sends all that it sends. A COPY whose
+    connection is lost ends, too: asyncpg would go on waiting for room in the socket's buffer.
     """
 
     _elsewhere: Elsewhere | None = None
@@ -115,6 +116,11 @@ class WatchedConnection(_Base):
         with self.watching():
             return await super().fetchrow(*arguments, **options)
 
+    async def prepare(self, query: str, **options: Any) -> Any:
+        """Do what asyncpg's method does, watched, as is the statement that it returns."""
+        with self.watching():
+            return WatchedStatement.of(await super().prepare(query, **options))
+
     async def copy_from_query(self, *arguments: Any, **options: Any) -> Any:
         """Do what asyncpg's method does, watched."""
         with self.watching():
@@ -167,11 +173,6 @@ class WatchedConnection(_Base):
         """End the connection as if it had been lost: the call that waits raises."""
         # Not terminate(): after it a COPY fails in other ways than by what it waits for.
         self._transport.abort()  # type: ignore[attr-defined]
-
-
-def watching(connection: object) -> AbstractContextManager[None]:
-    """Watch what a prepared statement does in the block, as `WatchedConnection.watching`; nothing for other drivers."""
-    return connection.watching() if isinstance(connection, WatchedConnection) else nullcontext()
 
 
 class _Look:

@@ -14,6 +14,7 @@ from pgferry.postgres.watched import Stalled
 from tests.acceptance.victim import Place, Victim
 from tests.proxy import Link, Proxy, simple
 
+SCHEMA = b"CREATE TABLE trades"
 LOAD = b'COPY "public"."trades"("id"'
 READ = b"COPY (SELECT"
 
@@ -52,7 +53,7 @@ def test_a_connection_that_is_cut_is_told_of_and_the_next_run_goes_on(place: Pla
     victim.assert_like_undisturbed()
 
 
-@pytest.mark.parametrize("word", [LOAD, READ], ids=["load", "read back"])
+@pytest.mark.parametrize("word", [SCHEMA, LOAD, READ], ids=["schema", "load", "read back"])
 def test_a_connection_that_stalls_is_given_up_and_the_next_run_goes_on(word: bytes, place: Place) -> None:
     victim = place.victim()
     with Proxy(victim.url) as proxy:

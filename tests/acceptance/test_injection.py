@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import asyncpg
 import pytest
 from sqlalchemy.engine import URL
 
@@ -27,6 +26,7 @@ from pgferry.plan.trial import tried
 from pgferry.postgres.connection import connection
 from pgferry.postgres.schema import upgrade
 from pgferry.settings import Rules, TableRules, read_rules
+from tests.acceptance.canary import CANARY, new_names, postgres_objects, sqlite_objects, sung
 from tests.acceptance.independent import Ways, differences, quoted, text_of
 from tests.live import LiveMove
 
@@ -82,25 +82,6 @@ KEYLESS = TABLES[2::3]
 LABELS = [value for value in VALUES if 0 < len(value.encode()) <= 63]
 SCHEMA = 's"; DROP TABLE canary; --'
 ENUM, DOMAIN = 'e"; DROP TABLE canary; --', "d'; DROP TABLE canary; -- $1"
-CANARY = "CREATE TABLE canary (song TEXT); INSERT INTO canary VALUES ('tweet')"
-
-OBJECTS = """
-SELECT relkind::text AS kind, nspname AS schema, relname AS name FROM pg_class c
-  JOIN pg_namespace n ON n.oid = relnamespace
- WHERE nspname !~ '^pg_(temp|toast)' AND nspname NOT IN ('pg_catalog', 'information_schema', 'pgferry')
-UNION ALL
-SELECT 'function', nspname, proname FROM pg_proc JOIN pg_namespace n ON n.oid = pronamespace
- WHERE nspname NOT IN ('pg_catalog', 'information_schema', 'pgferry')
-UNION ALL
-SELECT 'trigger', nspname, tgname FROM pg_trigger JOIN pg_class c ON c.oid = tgrelid
-  JOIN pg_namespace n ON n.oid = relnamespace WHERE NOT tgisinternal
-UNION ALL
-SELECT CASE contype WHEN 'f' THEN 'foreign key' ELSE 'constraint' END, nspname, conname
-  FROM pg_constraint JOIN pg_namespace n ON n.oid = connamespace
- WHERE nspname NOT IN ('pg_catalog', 'information_schema', 'pgferry')
-UNION ALL
-SELECT 'schema', '', nspname FROM pg_namespace WHERE nspname !~ '^pg_(temp|toast)'
-"""
 
 
 # ---------------------------------------------------------------- the application
@@ -213,24 +194,6 @@ def fill(file: sqlite3.Connection) -> None:
 # ---------------------------------------------------------------- what is looked at
 
 
-def sqlite_objects(source: Path) -> set[tuple[str, str]]:
-    """Return the kind and name of everything in the file."""
-    with closing(sqlite3.connect(source)) as file:
-        return set(file.execute("SELECT type, name FROM sqlite_schema"))
-
-
-def new_names(before: set[tuple[str, str]], source: Path) -> list[tuple[str, str]]:
-    """Return what is in the file beyond what was, pgferry's own apart; nothing of what was may be gone."""
-    now = sqlite_objects(source)
-    assert before <= now, before - now
-    return [item for item in now - before if "pgferry" not in item[1]]
-
-
-async def postgres_objects(server: asyncpg.Connection) -> set[tuple[str, str, str]]:
-    """Return the kind, schema and name of everything in the database outside of pgferry's own schema."""
-    return {(row["kind"], row["schema"], row["name"]) for row in await server.fetch(OBJECTS)}
-
-
 def planned_objects(plan: SchemaPlan) -> set[tuple[str, str]]:
     """Return the tables, indexes and views that the plan means, by kind and name."""
     return {
@@ -252,10 +215,8 @@ class Watch:
         """Look at canaries, objects, names and rows of both sides."""
         move = self.application.move
         assert new_names(self.file, move.source) == []
-        with closing(sqlite3.connect(move.source)) as file:
-            assert file.execute("SELECT song FROM canary").fetchall() == [("tweet",)]
         async with move.session() as server:
-            assert [row["song"] for row in await server.fetch("SELECT song FROM canary")] == ["tweet"]
+            assert await sung(move.source, server)
             now = await postgres_objects(server)
         # Foreign keys are put aside while rows are carried, and come back with the switch.
         assert {item for item in self.database - now if item[0] != "foreign key"} == set()

@@ -85,6 +85,7 @@ async def test_the_whole_life(load: Workload, move: LiveMove) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 async def test_twenty_validations_each_way_tell_no_false_difference(load: Workload, move: LiveMove) -> None:
     await move.dual_write()
     for _ in range(20):

@@ -62,8 +62,9 @@ async def test_a_refused_row_is_named_and_the_move_goes_on_when_the_rule_is_ease
     ],
 )
 async def test_colliding_keys_are_named_when_a_unique_index_is_built(
-    tmp_path: Path, database_url: URL, connection: Server, unique: str, named: str
+    tmp_path: Path, database_url: URL, connection: Server, unique: str, named: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("pgferry.building.IN_PLACE_ROWS", 0)
     source = people(tmp_path / "app.db")
     with closing(sqlite3.connect(source)) as file:
         file.execute("ALTER TABLE people ADD COLUMN kind INTEGER DEFAULT 1")
@@ -78,3 +79,18 @@ async def test_colliding_keys_are_named_when_a_unique_index_is_built(
     assert await connection.fetchval("SELECT count(*) FROM people") == 100
     waits = "SELECT error FROM pgferry.deferred WHERE rebuilt_at IS NULL AND error IS NOT NULL"
     assert "is duplicated" in await connection.fetchval(waits)
+
+
+async def test_colliding_keys_of_a_small_table_are_named_when_it_is_loaded(
+    tmp_path: Path, database_url: URL, connection: Server
+) -> None:
+    """It keeps its indexes meanwhile."""
+    source = people(tmp_path / "app.db")
+    await connection.execute("CREATE TABLE people (id integer PRIMARY KEY, name text, age integer)")
+    await connection.execute("CREATE UNIQUE INDEX by_name ON people (lower(name))")
+    mover = Mover(connection, database_url, source, tmp_path / "home", chunk_rows=30)
+    with pytest.raises(
+        Permanent, match=r"Table 'people', chunk \d+: .*by_name.*Key \(lower\(name\)\)=\(anna\)"
+    ) as caught:
+        await mover.run()
+    assert "--restart" in caught.value.action

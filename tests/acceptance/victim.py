@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -120,8 +121,11 @@ class Victim:
             finally:
                 kill(process)
 
-    def killed_at(self, step: str, later: float = 0.0) -> None:
-        """Start the command and kill it when it says that the step begins, or some seconds later."""
+    def killed_at(self, step: str, later: float = 0.0) -> bool:
+        """Start the command and kill it when it says that the step begins, or some seconds later.
+
+        Say whether it was still alive then; when not, it must have come to a good end.
+        """
         with self.running() as process:
             assert process.stderr is not None
             said = []
@@ -132,8 +136,11 @@ class Victim:
             else:
                 pytest.fail(f"it ended before {step!r}: {said}")
             time.sleep(later)
+        killed = process.returncode == -signal.SIGKILL
+        assert killed or process.returncode == 0, process.returncode
         self.wait_until_alone()
         self.assert_rows_are_those_of_the_ledger()
+        return killed
 
     def wait_until_alone(self) -> None:
         """Wait until the server has noticed that the killed process is gone."""
@@ -192,7 +199,7 @@ class Victim:
 async def attempt_move(url: URL, source: Path, home: Path, *, stall: float = 60.0) -> FerryError | None:
     """Move by the library, without Prefect; return what it failed by, in the words of a person's terminal."""
     try:
-        await upgrade(url, ROOT / "alembic.ini")
+        await upgrade(url, ROOT / "alembic.ini", stall_timeout=stall)
         async with connection(url, stall_timeout=stall) as server:
             report = await Mover(server, url, source, home, chunk_rows=CHUNK).run()
     except (FerryError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+import functools
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import asyncpg
 import pytest
+from sqlalchemy import text
 from sqlalchemy.engine import URL
+from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.pool import NullPool
 
 from pgferry.errors import is_transient
 from pgferry.postgres.connection import Connection, connect
-from pgferry.postgres.watched import Stalled, WatchedConnection, watching
+from pgferry.postgres.watched import Stalled, WatchedConnection
 from tests.proxy import Link, Proxy
 
 SOON = 0.3
@@ -78,13 +83,83 @@ async def test_a_server_that_answers_no_new_connection_either_is_given_up(proxy:
             await asyncio.wait_for(opened.fetchval("SELECT 17"), PATIENCE)
 
 
-async def test_a_prepared_statement_is_watched_in_a_block(proxy: Proxy) -> None:
+async def test_a_statement_that_is_being_prepared_is_watched(proxy: Proxy) -> None:
+    async with watched(proxy.url) as opened:
+        proxy.when(b"SELECT 17", Link.stall)
+        with pytest.raises(Stalled):
+            await asyncio.wait_for(opened.prepare("SELECT 17"), PATIENCE)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda statement: statement.fetch(1),
+        lambda statement: statement.fetchval(1),
+        lambda statement: statement.fetchrow(1),
+        lambda statement: statement.fetchmany([(1,)]),
+        lambda statement: statement.executemany([(1,)]),
+    ],
+    ids=["fetch", "fetchval", "fetchrow", "fetchmany", "executemany"],
+)
+async def test_a_prepared_statement_is_watched(call: Callable[[Any], Awaitable[Any]], proxy: Proxy) -> None:
     async with watched(proxy.url) as opened:
         statement = await opened.prepare("SELECT 17 + $1::int")
-        assert await statement.fetchval(1) == 18
+        await call(statement)
         proxy.stall()
-        with pytest.raises(Stalled), watching(opened):
-            await asyncio.wait_for(statement.fetchval(1), PATIENCE)
+        with pytest.raises(Stalled):
+            await asyncio.wait_for(call(statement), PATIENCE)
+
+
+NUMBERS = "SELECT number FROM generate_series(1, 300) number"
+
+
+@pytest.mark.parametrize(
+    "call",
+    [lambda cursor: cursor.fetch(10), lambda cursor: cursor.fetchrow(), lambda cursor: cursor.forward(10)],
+    ids=["fetch", "fetchrow", "forward"],
+)
+async def test_a_cursor_is_watched(call: Callable[[Any], Awaitable[Any]], proxy: Proxy) -> None:
+    async with watched(proxy.url) as opened:
+        await opened.execute("BEGIN")
+        cursor = await (await opened.prepare(NUMBERS)).cursor()
+        assert len(await cursor.fetch(10)) == 10
+        await call(cursor)
+        proxy.stall()
+        with pytest.raises(Stalled):
+            await asyncio.wait_for(call(cursor), PATIENCE)
+
+
+async def test_so_are_a_cursor_that_opens_and_one_that_is_iterated(proxy: Proxy) -> None:
+    async def count(opened: Connection, stalls_at: int) -> int:
+        seen = 0
+        async for _ in (await opened.prepare(NUMBERS)).cursor():
+            seen += 1
+            if seen == stalls_at:
+                proxy.stall()
+        return seen
+
+    async with watched(proxy.url) as opened:
+        await opened.execute("BEGIN")
+        assert await count(opened, 0) == 300
+        with pytest.raises(Stalled):
+            await asyncio.wait_for(count(opened, 120), PATIENCE)
+    proxy.resume()
+    async with watched(proxy.url) as opened:
+        await opened.execute("BEGIN")
+        statement = await opened.prepare(NUMBERS)
+        proxy.stall()
+        with pytest.raises(Stalled):
+            await asyncio.wait_for(statement.cursor(), PATIENCE)
+
+
+async def test_so_is_what_sqlalchemy_sends(proxy: Proxy) -> None:
+    creator = functools.partial(connect, proxy.url, stall_timeout=SOON)
+    engine = create_async_engine("postgresql+asyncpg://", async_creator=creator, poolclass=NullPool)
+    for asked in ("SELECT 17", "SELECT 18 WHERE 1 = :one"):
+        async with engine.connect() as opened:
+            proxy.when(asked[:9].encode(), Link.stall)
+            with pytest.raises(Stalled):
+                await asyncio.wait_for(opened.execute(text(asked), {"one": 1} if "one" in asked else {}), PATIENCE)
 
 
 async def test_a_statement_that_takes_its_time_is_left_alone(proxy: Proxy, connection: Connection) -> None:

@@ -120,3 +120,13 @@ def test_down_where_nothing_was_installed_installs_nothing(project: Path) -> Non
     shutil.rmtree(project / ".venv")
     assert last_line(run(project, "down")) == "Nothing was started here."
     assert not (project / ".venv").exists()
+
+
+def test_faults_reaches_every_slow_test() -> None:
+    """What `make test` passes over is run by nothing else."""
+    named = [ROOT / word for word in run(ROOT, "-n", "faults").stdout.split() if word.startswith("tests/")]
+    assert named and all(path.exists() for path in named)
+    slow = {path for path in (ROOT / "tests").rglob("test_*.py") if "pytest.mark.slow" in path.read_text("utf-8")}
+    slow.discard(Path(__file__).resolve())
+    assert len(slow) > 8
+    assert [path for path in slow if not any(path.is_relative_to(place) for place in named)] == []

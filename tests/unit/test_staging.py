@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
+import os
+import random
 from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
 
+from pgferry.checked_file import BLOCK, CheckedFile, marks_of
 from pgferry.errors import Permanent
 from pgferry.model import Chunk, ExportedChunk
 from pgferry.staging import AlteredFile, Staging, folder_name
@@ -53,6 +58,43 @@ def test_a_file_that_is_not_what_was_written_is_refused(tmp_path: Path, damage: 
     with pytest.raises(AlteredFile, match=exported.path.rsplit("/", 1)[-1]):
         staging.verify(exported)
     assert staging.find(CHUNK, "mark") is None
+
+
+@pytest.mark.parametrize("after", ["in place", "replaced", "truncated"])
+def test_a_file_that_is_altered_between_its_check_and_its_reading_is_refused(tmp_path: Path, after: str) -> None:
+    staging = Staging(str(tmp_path))
+    exported = _write(staging)
+    staging.verify(exported)
+    path = Path(exported.path)
+    before = path.stat()
+    data = bytearray(path.read_bytes())
+    data[data.index(b"x")] ^= 1  # A value, which Parquet itself has no checksum for.
+    if after == "replaced":
+        path.unlink()
+    path.write_bytes(data[:-1] if after == "truncated" else data)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    with pytest.raises(AlteredFile, match=path.name):
+        list(staging.read_batches(exported.path))
+
+
+def test_a_checked_file_reads_as_any_file_does(tmp_path: Path) -> None:
+    data = random.Random(7).randbytes(3 * BLOCK + 17)
+    path = tmp_path / "file"
+    path.write_bytes(data)
+    with path.open("rb") as file:
+        marks = marks_of(file)
+    assert marks.sha256 == hashlib.sha256(data).hexdigest()
+    with CheckedFile(path.open("rb"), marks, AssertionError) as checked:
+        assert checked.read() == data
+        assert checked.read(5) == b""
+        for start, size in [(0, 1), (BLOCK - 1, 2), (5, 2 * BLOCK), (len(data) - 3, 9), (BLOCK, BLOCK), (len(data), 1)]:
+            assert checked.seek(start) == checked.tell() == start
+            assert checked.read(size) == data[start : start + size]
+        assert checked.seek(-17, io.SEEK_END) == 3 * BLOCK
+        assert checked.seek(1, io.SEEK_CUR) == 3 * BLOCK + 1
+    path.write_bytes(b"")
+    with path.open("rb") as file:
+        assert CheckedFile(file, marks_of(file), AssertionError).read() == b""
 
 
 def test_a_block_that_raises_leaves_no_file(tmp_path: Path) -> None:
