@@ -19,7 +19,7 @@ import asyncpg
 
 from pgferry.errors import Permanent, Transient, UsageError
 from pgferry.keys import decode_key, encode_key, key_digests
-from pgferry.live.model import Capture, CapturedTable, Position
+from pgferry.live.model import Capture, CapturedTable, Phase, PhaseRecord, Position
 from pgferry.model import Key
 from pgferry.postgres.handle import Connection, require_read_committed, require_transaction
 from pgferry.postgres.ledger import VERSION, Run, read_run
@@ -47,6 +47,7 @@ __all__ = [
     "lock_sync_for_transaction",
     "mark_touched",
     "open_uncarried",
+    "other_live",
     "read_forms",
     "read_position",
     "read_recorded_capture",
@@ -159,6 +160,15 @@ async def live_run(conn: Connection, source: str | None) -> Run:
     if chosen not in runs:
         raise _not_begun(f"{chosen} is in no move without downtime here, but {' and '.join(runs)}.")
     return await read_run(conn, runs[chosen])
+
+
+async def other_live(conn: Connection, run_id: int) -> tuple[str, PhaseRecord] | None:
+    """Return the source and the phase of another live move into this database; None when there is none.
+
+    A cleanup that was cut off counts: what it has yet to remove is found by names that say nothing of the source.
+    """
+    row = await conn.fetchrow(SQL["other_live"], run_id)
+    return None if row is None else (row["source"], PhaseRecord(Phase(row["phase"]), row["since"], row["reason"]))
 
 
 async def _require_ledger(conn: Connection) -> None:

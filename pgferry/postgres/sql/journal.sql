@@ -8,6 +8,15 @@ SELECT r.id, r.source
  WHERE r.status <> 'restarted' AND p.phase NOT IN ('none', 'cleaned')
  ORDER BY r.source COLLATE "C"
 
+-- name: other_live : the move of another source that has objects here, whose names do not tell of which source they are
+SELECT r.source, p.phase, p.since, p.reason
+  FROM pgferry.run r
+ CROSS JOIN LATERAL (SELECT phase, since, reason FROM pgferry.phase WHERE run_id = r.id ORDER BY id DESC LIMIT 1) p
+ WHERE r.id <> $1 AND r.status <> 'restarted'
+   AND (p.phase NOT IN ('none', 'cleaned')
+        OR p.phase = 'cleaned' AND EXISTS (SELECT 1 FROM pgferry.capture c WHERE c.run_id = r.id))
+ ORDER BY r.id LIMIT 1
+
 -- name: server_time
 SELECT clock_timestamp()
 
