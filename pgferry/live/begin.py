@@ -127,13 +127,16 @@ async def level(
     )
 
 
-async def undo(connection: Connection, run: Run, live: Live | None) -> Undone:
-    """Leave dual-write: capture and fence are removed, SQLite is as it was; the target keeps its rows. Idempotent."""
+async def undo(connection: Connection, run: Run) -> Undone:
+    """Leave dual-write: capture and fence are removed, SQLite is as it was; the target keeps its rows.
+
+    Needs no agreement of the schemas: everything is found by its name. Safe to repeat after it was cut off anywhere:
+    the phase is the last that changes.
+    """
     phases.require(await phases.current(connection, run.id), "dual-write --undo")
     path = Path(run.source)
     source_fence.unfence(path)
     removed = captures.remove(path)
-    if live is not None:
-        await target_fence.unfence(connection, live)
+    await target_fence.unfence(connection)
     await phases.enter(connection, run.id, Phase.NONE, "undone", {})
     return Undone(removed)

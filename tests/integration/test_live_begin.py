@@ -11,7 +11,9 @@ import pytest
 from sqlalchemy.engine import URL
 
 from pgferry.errors import UsageError
+from pgferry.live import begin
 from pgferry.live.begin import begin_capture
+from pgferry.live.changes import SchemaChanged
 from pgferry.live.model import Phase
 from pgferry.live.phases import current, enter
 from pgferry.postgres.journal import forget_live, live_run
@@ -117,3 +119,85 @@ async def test_a_live_move_that_has_ended_is_no_obstacle(move: LiveMove, tmp_pat
 
 async def test_the_move_that_is_under_way_goes_on(move: LiveMove) -> None:
     await begin_another(move, move.source)
+
+
+# ---------------------------------------------------------------- the way out
+
+DISAGREE = {
+    "an altered table": "ALTER TABLE items ADD COLUMN extra TEXT",
+    "a new table": "CREATE TABLE more (id INTEGER PRIMARY KEY)",
+    "a dropped table": "DROP TABLE notes",
+    "a renamed table": "ALTER TABLE items RENAME TO things",
+    "renumbered rows": "DELETE FROM notes WHERE rowid = 1; VACUUM",
+    "a trigger that is gone": "DROP TRIGGER _pgferry_1_insert",
+}
+
+
+async def undo(move: LiveMove) -> None:
+    """Leave dual-write."""
+    async with move.session() as server:
+        await begin.undo(server, await live_run(server, str(move.source)))
+
+
+async def assert_left(move: LiveMove, connection: Server) -> None:
+    """See that nothing of the move is left but its record, and that a new one can begin."""
+    assert ours(move.source) == ()
+    assert await connection.fetchval("SELECT count(*) FROM pg_trigger WHERE tgname LIKE '%pgferry%'") == 0
+    assert await connection.fetchval("SELECT to_regprocedure('pgferry.fence()')") is None
+    await connection.execute("DELETE FROM items")
+    run = await find_run(connection, str(move.source))
+    assert run is not None
+    assert (await current(connection, run.id)).phase is Phase.NONE
+
+
+@pytest.mark.parametrize("name", DISAGREE)
+async def test_dual_write_is_left_whatever_happened_to_the_schema(
+    move: LiveMove, connection: Server, name: str
+) -> None:
+    run_sql(move.source, DISAGREE[name])
+    with pytest.raises(SchemaChanged):
+        await move.sync()
+    await undo(move)
+    await assert_left(move, connection)
+
+
+async def test_dual_write_is_left_when_another_file_stands_there(move: LiveMove, connection: Server) -> None:
+    for suffix in ("", "-wal", "-shm"):
+        move.source.with_name(move.source.name + suffix).unlink(missing_ok=True)
+    make(move.source)
+    with pytest.raises(SchemaChanged, match="dual-write --undo"):
+        await move.sync()
+    await undo(move)
+    await assert_left(move, connection)
+
+
+@pytest.mark.parametrize("step", ["source fence", "capture", "target fence", "within the target fence"])
+async def test_an_undo_that_was_cut_off_is_finished_by_the_next(
+    move: LiveMove, connection: Server, step: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_sql(move.source, "ALTER TABLE items ADD COLUMN extra TEXT")
+    module, name = {
+        "source fence": (begin.source_fence, "unfence"),
+        "capture": (begin.captures, "remove"),
+        "target fence": (begin.target_fence, "unfence"),
+        "within the target fence": (begin.target_fence, "_unfence"),
+    }[step]
+    real = getattr(module, name)
+
+    def killed(*arguments: object) -> object:
+        done = real(*arguments)
+        if not step.endswith("target fence"):
+            raise KeyboardInterrupt
+
+        async def work() -> None:
+            await done
+            raise KeyboardInterrupt
+
+        return work()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, name, killed)
+        with pytest.raises(KeyboardInterrupt):
+            await undo(move)
+    await undo(move)
+    await assert_left(move, connection)
