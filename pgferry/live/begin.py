@@ -19,7 +19,7 @@ from pgferry.postgres.ledger import Run
 from pgferry.sqlite import capture as captures
 from pgferry.sqlite import fence as source_fence
 from pgferry.sqlite.connect import open_read_only
-from pgferry.sqlite.outbox import last_id, prune
+from pgferry.sqlite.outbox import last_id, mark_of, prune_before
 
 DUAL_WRITE_FENCE = (
     "SQLite is in front, and this database is kept level with it; writes here would be overwritten. "
@@ -95,7 +95,8 @@ async def begin_sync(connection: Connection, live: Live, snapshot: Snapshot) -> 
     """
     with closing(open_read_only(Path(snapshot.path), immutable=True)) as source:
         first = last_id(source)
-    await begin_position(connection, live.run_id, first, snapshot.taken_at)
+        mark = mark_of(source, first)
+    await begin_position(connection, live.run_id, first, snapshot.taken_at, mark)
     if (await phases.current(connection, live.run_id)).phase is Phase.LOADING:
         await target_fence.fence(connection, live, DUAL_WRITE_FENCE)
         await phases.enter(connection, live.run_id, Phase.DUAL_WRITE, "loaded", {})
@@ -119,7 +120,7 @@ async def level(
         synced = await sync_once(connection, live)
         told(synced)
         if sum(synced.tables.values()) <= near:
-            prune(Path(live.source), synced.position)
+            prune_before(Path(live.source), synced.position)
             return synced
     raise Permanent(
         f"After {rounds} cycles of the sync {live.source} is still ahead.",

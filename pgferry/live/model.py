@@ -96,6 +96,8 @@ class Change:
     kind: ChangeKind
     table: str
     detail: str
+    lost: bool = False
+    """Whether it is the captured file after all, but without writes that were carried: tables can be copied again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +164,8 @@ class Position:
     """The last entry of SQLite's outbox that is applied."""
     moment: datetime
     """The moment of which both sides are equal, as far as this direction has carried."""
+    mark: str | None = None
+    """What that entry is, as `outbox.mark_of` tells it; None where it is not known."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,7 +40,7 @@ from pgferry.postgres.connection import Connection
 from pgferry.postgres.journal import mark_touched, read_forms, read_position, set_position
 from pgferry.quoting import literal, quote
 from pgferry.sqlite.connect import explain, open_read_only
-from pgferry.sqlite.outbox import prune
+from pgferry.sqlite.outbox import prune_before
 
 _KEYS = 10_000
 """Touched keys that are recorded by one statement."""
@@ -81,7 +81,7 @@ async def sync_back(connection: Connection, live: Live, forms: Forms, *, at: str
         path = Path(live.source)
         written = await _to_the_end(write_back, path, touched.tables, forms, touched.moment, ticket, held)
         await _settle(connection, live, touched, written)
-    await asyncio.to_thread(prune, path, written.outbox_id)
+    await asyncio.to_thread(prune_before, path, written.outbox_id)
     return _synced(written, touched.moment, began)
 
 
@@ -255,7 +255,7 @@ async def _settle(connection: Connection, live: Live, touched: _Touched, written
                 lasts,
             )
         await _mark(connection, live, written)
-        await set_position(connection, live.run_id, written.outbox_id, touched.moment)
+        await set_position(connection, live.run_id, written.outbox_id, touched.moment, written.mark)
 
 
 async def _mark(connection: Connection, live: Live, written: Written) -> None:

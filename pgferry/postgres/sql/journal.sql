@@ -20,20 +20,20 @@ SELECT r.source, p.phase, p.since, p.reason
 -- name: server_time
 SELECT clock_timestamp()
 
--- name: read_position
-SELECT run_id, outbox_id, moment FROM pgferry.position WHERE run_id = $1
+-- name: read_position : by JSON, since a ledger of version 4, which one may look at, has no column mark
+SELECT p.run_id, p.outbox_id, p.moment, pg_catalog.to_jsonb(p) ->> 'mark' AS mark FROM pgferry.position p WHERE run_id = $1
 
 -- name: begin_position
-INSERT INTO pgferry.position (run_id, outbox_id, moment) VALUES ($1, $2, $3) ON CONFLICT (run_id) DO NOTHING
+INSERT INTO pgferry.position (run_id, outbox_id, moment, mark) VALUES ($1, $2, $3, $4) ON CONFLICT (run_id) DO NOTHING
 
 -- name: set_position
-INSERT INTO pgferry.position (run_id, outbox_id, moment) VALUES ($1, $2, $3)
+INSERT INTO pgferry.position (run_id, outbox_id, moment, mark) VALUES ($1, $2, $3, $4)
 ON CONFLICT (run_id) DO UPDATE
-   SET outbox_id = excluded.outbox_id, moment = excluded.moment, updated_at = clock_timestamp()
+   SET outbox_id = excluded.outbox_id, moment = excluded.moment, mark = excluded.mark, updated_at = clock_timestamp()
 
 -- name: advance : nothing comes back when another process has been here since the position was read
 UPDATE pgferry.position
-   SET outbox_id = $3, moment = $4, rows = rows + $5, cycles = cycles + 1, updated_at = clock_timestamp()
+   SET outbox_id = $3, moment = $4, rows = rows + $5, mark = $6, cycles = cycles + 1, updated_at = clock_timestamp()
  WHERE run_id = $1 AND outbox_id = $2
 RETURNING run_id
 
