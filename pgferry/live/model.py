@@ -30,7 +30,7 @@ class Phase(StrEnum):
     EMERGENCY = "emergency"
     """SQLite is in front again, and PostgreSQL may hold writes that were not carried back."""
     CLEANED = "cleaned"
-    """PostgreSQL is in front for good; nothing of pgferry is left in either database but its record."""
+    """PostgreSQL is in front for good; nothing of pgferry is left but its record and the fence of the SQLite file."""
 
 
 class Direction(StrEnum):

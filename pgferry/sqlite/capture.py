@@ -101,10 +101,13 @@ def install(path: Path, token: str) -> Capture:
         return Capture(token, tuple(kept), schema_version(connection))
 
 
-def remove(path: Path) -> tuple[str, ...]:
-    """Drop every trigger and table of pgferry from a file and return their names; atomic, and does no harm twice."""
+def remove(path: Path, *, but_fence: bool = False) -> tuple[str, ...]:
+    """Drop every trigger and table of pgferry from a file and return their names; atomic, and does no harm twice.
+
+    With `but_fence` the fence stays, if there is one: the file refuses writes as before.
+    """
     with write_transaction(path) as connection:
-        own = _own(connection)
+        own = [item for item in _own(connection) if not (but_fence and item.name.startswith(FENCE))]
         for item in own:
             connection.execute(f"DROP {item.kind} {quote(item.name)}")
         return tuple(item.name for item in own)
