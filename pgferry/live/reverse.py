@@ -40,7 +40,7 @@ from pgferry.postgres.connection import Connection
 from pgferry.postgres.journal import mark_touched, read_forms, read_position, set_position
 from pgferry.quoting import literal, quote
 from pgferry.sqlite.connect import explain, open_read_only
-from pgferry.sqlite.outbox import prune_before
+from pgferry.sqlite.outbox import prune
 
 _KEYS = 10_000
 """Touched keys that are recorded by one statement."""
@@ -81,7 +81,7 @@ async def sync_back(connection: Connection, live: Live, forms: Forms, *, at: str
         path = Path(live.source)
         written = await _to_the_end(write_back, path, touched.tables, forms, touched.moment, ticket, held)
         await _settle(connection, live, touched, written)
-    await asyncio.to_thread(prune_before, path, written.outbox_id)
+    await asyncio.to_thread(prune, path, written.outbox_id - 1)  # the position's own entry stays, as in `prune_before`
     return _synced(written, touched.moment, began)
 
 
