@@ -16,7 +16,7 @@ from pgferry.live.model import Phase
 from pgferry.postgres.lock import RunLock
 from pgferry.progress import reporter
 from pgferry.settings import load_settings, named_source
-from tasks.cleanup import clean_up, find_to_clean_up, plan_cleanup
+from tasks.cleanup import clean_up, find_to_clean_up, finish_cleanup, plan_cleanup
 from tasks.ends import target_url
 from tasks.live import Found, read_live, refuse_nowhere
 from tasks.status import measure_gates
@@ -62,7 +62,7 @@ def cleanup(
     result: dict[str, Any] = {"run": found.run.id, "phase": str(found.record.phase), "gates": gates_json(gates)}
     if dry_run:
         with RunLock(url, found.run.source):
-            planned = call(plan_cleanup, call(read_live, found.run, target, config))
+            planned = call(plan_cleanup, found.run, target)
             return {**result, "planned": list(planned)}
     refuse_closed(gates, "cleanup")
 
@@ -77,9 +77,12 @@ def cleanup(
         # 4. The gates once more, now that nothing else is at work.
         refuse_closed(call(measure_gates, found.run, target, config, "cleanup-gates"), "cleanup")
 
-        # 5. Carry the last changes, remove, archive.
+        # 5. Carry the last changes, archive, remove; of one that was cut off, do what is left of it.
         reporter().step("remove what is left of the move")
-        done = call(clean_up, call(read_live, found.run, target, config))
+        if found.record.phase is Phase.CLEANED:
+            done = call(finish_cleanup, found.run, target)
+        else:
+            done = call(clean_up, call(read_live, found.run, target, config))
         return {
             **result,
             "phase": str(Phase.CLEANED),

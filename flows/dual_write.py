@@ -66,9 +66,9 @@ def dual_write(
 
     with RunLock(url, str(file)):
         if undo:
-            return _left(file, target, config)
+            return _left(file, target)
         if restart:
-            leave_earlier(file, target, config, "dual-write")
+            leave_earlier(file, target, "dual-write")
 
         # 2. One run a source, in a phase that allows this.
         command = "dual-write --resume" if resume else "dual-write"
@@ -139,7 +139,7 @@ def _resumed(file: Path, target: str, config: str, run: Run, settings: Settings)
     }
 
 
-def _left(file: Path, target: str, config: str) -> dict[str, Any]:
+def _left(file: Path, target: str) -> dict[str, Any]:
     reporter().step("remove the capture")
-    done = call(capture.undo, file, target, config)
+    done = call(capture.undo, file, target)
     return {"phase": str(Phase.NONE), "removed": list(done.removed)}

@@ -70,7 +70,7 @@ def migrate(
         if cut_over:
             refuse_unready(file)
             if restart:
-                leave_earlier(file, target, config, "migrate --cut-over")
+                leave_earlier(file, target, "migrate --cut-over")
 
         # 2. One run a source: a finished one is left alone, an unfinished one goes on.
         run = open_run(file, target, rules, restart, "migrate --cut-over" if cut_over else "migrate")

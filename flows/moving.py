@@ -148,12 +148,12 @@ def refuse_unverified(moved: Moved) -> None:
         judge_report(moved.report)
 
 
-def leave_earlier(file: Path, target: str, config: str, command: str) -> None:
+def leave_earlier(file: Path, target: str, command: str) -> None:
     """Leave a dual-write that is to begin anew: its capture belongs to the run that is given up."""
     record = call(read_phase, file, target)
     if record is not None and record.phase is not Phase.NONE:
         require(record, command)
-        call(undo, file, target, config)
+        call(undo, file, target)
 
 
 def _copy(move: Move, group: Group) -> list[PrefectFuture[Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -101,18 +102,17 @@ def validate(
         result = {**validation.to_json(), "queries": queries_json(answers)}
 
         # 3. Mend what differs, where that is wanted, and look again.
-        if repair and not validation.passed:
+        if repair and not validation.equal:
             reporter().step("mend differing rows")
             result["repaired"] = repaired_json(call(mend, live, validation))
             validation, answers = _held_validation(live, chosen, sample, asked)
             result |= {**validation.to_json(), "queries": queries_json(answers)}
 
     # 4. Tell, and fail when anything differs.
-    wrong = sum(not answer.equal for answer in answers)
     call(show_history, live)
-    call(tell, live.source, validation, wrong, str(flow_run.id))
+    call(tell, live.source, validation, str(flow_run.id))
     with with_result(result):
-        _refuse(validation, wrong)
+        _refuse(validation)
     return result
 
 
@@ -148,9 +148,10 @@ def _compared(live: Live, level: Level, percent: float, folder: Path) -> tuple[V
         # d. Judge what was found.
         validation = call(judge, held, live, planned, found, started_at)
         answered = results([answers])[0]
+        wrong = tuple(answer.name for answer in answered if not answer.equal)
 
     # e. Keep it.
-    return call(record, held, live.target, planned, validation), answered
+    return call(record, held, live.target, planned, replace(validation, wrong_queries=wrong)), answered
 
 
 def _level(name: str) -> Level:
@@ -160,9 +161,10 @@ def _level(name: str) -> Level:
         raise UsageError(f"There is no level {name!r}.", f"Give one of {', '.join(Level)}.") from error
 
 
-def _refuse(validation: Validation, wrong: int) -> None:
+def _refuse(validation: Validation) -> None:
     """Raise Differs when cells or answers differ."""
     refuse_differences(validation)
+    wrong = len(validation.wrong_queries)
     if wrong:
         raise Differs(
             f"Every compared cell is equal, but {wrong} of the application's queries answer differently.",

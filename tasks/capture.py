@@ -9,15 +9,12 @@ from prefect import get_run_logger, task
 from pgferry.live import begin, resume
 from pgferry.live.begin import Undone
 from pgferry.live.model import Capture, Live, Phase
-from pgferry.live.pairs import prepare_live
 from pgferry.live.phases import current
 from pgferry.live.resume import Resumed
 from pgferry.model import Snapshot
-from pgferry.postgres.connection import Connection
-from pgferry.postgres.journal import live_run, read_position, read_recorded_capture
+from pgferry.postgres.journal import live_run, read_position
 from pgferry.postgres.ledger import Run
-from pgferry.replay import replay_rules
-from pgferry.settings import Rules, Settings, load_settings
+from pgferry.settings import Rules, load_settings
 from tasks.artifacts import create_markdown_artifact
 from tasks.ends import session, target_url, wait_for
 from tasks.retries import TRANSIENT
@@ -100,21 +97,14 @@ def copy_changed(run: Run, target: str, rules: Rules, snapshot: Snapshot) -> Res
 
 
 @task(name="undo dual-write", task_run_name="remove the capture", **TRANSIENT)
-def undo(source: Path, target: str, config: str) -> Undone:
+def undo(source: Path, target: str) -> Undone:
     """Remove capture and fence from both sides; the target keeps its rows."""
-    url, settings = target_url(target), load_settings(config=config or None)
+    url, settings = target_url(target), load_settings()
 
     async def work() -> Undone:
         async with session(url, settings) as connection:
-            run = await live_run(connection, str(source))
-            return await begin.undo(connection, run, await _live_if_any(connection, run, target, settings))
+            return await begin.undo(connection, await live_run(connection, str(source)))
 
     undone = wait_for(work())
     get_run_logger().info("%d objects were removed from %s.", len(undone.removed), source)
     return undone
-
-
-async def _live_if_any(connection: Connection, run: Run, target: str, settings: Settings) -> Live | None:
-    if await read_recorded_capture(connection, run.id) is None:
-        return None
-    return await prepare_live(connection, run, replay_rules(settings, Path(run.source)), target)

@@ -14,6 +14,7 @@ from pgferry.live.model import Live
 from pgferry.live.phases import current, next_action, require
 from pgferry.live.which import known_run
 from pgferry.postgres.journal import read_forms, read_recorded_capture
+from pgferry.postgres.ledger import Run
 from pgferry.settings import load_settings
 from tasks.artifacts import create_markdown_artifact
 from tasks.ends import session, target_url, wait_for
@@ -41,13 +42,13 @@ def find_to_clean_up(source: Path | None, target: str) -> Found:
 
 
 @task(name="plan cleanup", task_run_name="list what is to be removed", **TRANSIENT)
-def plan_cleanup(live: Live) -> tuple[str, ...]:
+def plan_cleanup(run: Run, target: str) -> tuple[str, ...]:
     """List what the cleanup removes; nothing is changed."""
-    url, settings = target_url(live.target), load_settings()
+    url, settings = target_url(target), load_settings()
 
     async def work() -> tuple[str, ...]:
         async with session(url, settings) as connection:
-            return await cleanup.planned(connection, live, settings)
+            return await cleanup.planned(connection, run, settings)
 
     planned = wait_for(work())
     _show(planned, "## To be removed", "What the cleanup would remove")
@@ -65,7 +66,22 @@ def clean_up(live: Live) -> Cleaned:
             forms = from_json(await read_forms(connection, live.run_id))
             return await cleanup.clean_up(connection, live, settings, forms)
 
-    done = wait_for(work())
+    return _told(wait_for(work()))
+
+
+@task(name="finish cleanup", task_run_name="remove what a cleanup that was cut off has left", **TRANSIENT)
+def finish_cleanup(run: Run, target: str) -> Cleaned:
+    """Finish a cleanup that was cut off; needs no agreement of the schemas."""
+    url, settings = target_url(target), load_settings()
+
+    async def work() -> Cleaned:
+        async with session(url, settings) as connection:
+            return await cleanup.finish(connection, run, settings)
+
+    return _told(wait_for(work()))
+
+
+def _told(done: Cleaned) -> Cleaned:
     archive = done.archive
     _show(
         done.removed,

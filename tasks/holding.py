@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from prefect import get_run_logger
 
 from pgferry.errors import Transient
-from pgferry.live.holding import Held, hold
+from pgferry.live.holding import Held, hold, swept
 from pgferry.live.model import Live
 from pgferry.postgres.connection import Connection
 from pgferry.settings import load_settings
@@ -43,12 +43,13 @@ async def _held(live: Live) -> AsyncIterator[tuple[Held, Connection]]:
     # In a thread: it may start the embedded server, with a loop of its own.
     url, settings = await asyncio.to_thread(target_url, live.target), load_settings()
     folder = settings.home.absolute() / "held"
-    async with (
-        session(url, settings) as connection,
-        session(url, settings) as holder,
-        hold(connection, holder, live, folder) as held,
-    ):
-        yield held, holder
+    with swept(folder):
+        async with (
+            session(url, settings) as connection,
+            session(url, settings) as holder,
+            hold(connection, holder, live, folder) as held,
+        ):
+            yield held, holder
 
 
 @contextmanager

@@ -176,12 +176,11 @@ def repaired_json(repaired: Repaired) -> dict[str, Any]:
 
 
 @task(name="tell", task_run_name="emit the event")
-def tell(source: str, validation: Validation, wrong_queries: int, flow_run: str) -> None:
+def tell(source: str, validation: Validation, flow_run: str) -> None:
     """Emit `pgferry.validation.passed` or `.failed`, with numbers, for automations."""
-    passed = validation.passed and not wrong_queries
-    summary = conclusion(validation) + (f"; queries that answer differently: {wrong_queries}" if wrong_queries else "")
+    summary = conclusion(validation)
     emit_event(
-        f"pgferry.validation.{'passed' if passed else 'failed'}",
+        f"pgferry.validation.{'passed' if validation.passed else 'failed'}",
         resource={"prefect.resource.id": f"pgferry.{validation.run_id}", "prefect.resource.name": source},
         payload={
             "summary": summary,
@@ -196,7 +195,7 @@ def tell(source: str, validation: Validation, wrong_queries: int, flow_run: str)
             "differences": validation.difference_count,
             "quarantined": validation.quarantined,
             "orphans": validation.orphans,
-            "queries_wrong": wrong_queries,
+            "queries_wrong": len(validation.wrong_queries),
             "seconds": round(validation.seconds, 3),
         },
     )

@@ -14,12 +14,12 @@ from pgferry.live.model import Capture, Live, Phase, Synced
 from pgferry.model import Snapshot
 from pgferry.postgres import fence as target_fence
 from pgferry.postgres.connection import Connection
-from pgferry.postgres.journal import begin_position, record_capture, reserve_token
+from pgferry.postgres.journal import begin_position, other_live, record_capture, reserve_token
 from pgferry.postgres.ledger import Run
 from pgferry.sqlite import capture as captures
 from pgferry.sqlite import fence as source_fence
 from pgferry.sqlite.connect import open_read_only
-from pgferry.sqlite.outbox import last_id, prune
+from pgferry.sqlite.outbox import last_id, mark_of, prune_before
 
 DUAL_WRITE_FENCE = (
     "SQLite is in front, and this database is kept level with it; writes here would be overwritten. "
@@ -43,8 +43,9 @@ class Undone:
 async def begin_capture(connection: Connection, run: Run) -> Capture:
     """Install the capture in the run's source and record it; from here on every write is in the outbox.
 
-    Idempotent. To be called before the run's snapshot is taken: raises UsageError for a run that has one without
-    capture, since nobody knows what was written in between.
+    Idempotent. To be called under the run lock and before the run's snapshot is taken: raises UsageError for a run that
+    has one without capture, since nobody knows what was written in between, and while another live move is under way in
+    this database, with nothing changed.
     """
     record = await phases.current(connection, run.id)
     if record.phase is Phase.NONE and run.snapshot is not None:
@@ -53,11 +54,38 @@ async def begin_capture(connection: Connection, run: Run) -> Capture:
             "Begin anew: `python -m flows dual-write --restart`.",
         )
     if record.phase is Phase.NONE:
+        await _refuse_second(connection, run)
         await phases.enter(connection, run.id, Phase.LOADING, "dual-write begins", {})
     token = await reserve_token(connection, run.id)
     capture = captures.install(Path(run.source), token)
     await record_capture(connection, run.id, capture)
     return capture
+
+
+async def _refuse_second(connection: Connection, run: Run) -> None:
+    # Fence and capture in PostgreSQL are one a database: the end of one move would take those of the other away.
+    found = await other_live(connection, run.id)
+    if found is None:
+        return
+    source, record = found
+    raise UsageError(
+        f"{run.source} cannot be made live here: the live move of {source} into this database is in phase "
+        f"{record.phase} since {record.since:%Y-%m-%d %H:%M:%S} UTC, and there can be one at a time.",
+        f"{_ending(record.phase, source)} Or give {run.source} a database of its own.",
+        source=source,
+        phase=record.phase,
+    )
+
+
+def _ending(phase: Phase, source: str) -> str:
+    if phase in (Phase.LOADING, Phase.DUAL_WRITE):
+        return (
+            f"Bring it to its end first (`python -m flows switch --source {source}`, later `cleanup`), or leave it by "
+            f"`python -m flows dual-write --undo --source {source}`."
+        )
+    if phase in (Phase.SWITCHED, Phase.CLEANED):
+        return f"End it first by `python -m flows cleanup --source {source}`."
+    return f"{phases.next_action(phase)} (--source {source})"
 
 
 async def begin_sync(connection: Connection, live: Live, snapshot: Snapshot) -> None:
@@ -67,7 +95,8 @@ async def begin_sync(connection: Connection, live: Live, snapshot: Snapshot) -> 
     """
     with closing(open_read_only(Path(snapshot.path), immutable=True)) as source:
         first = last_id(source)
-    await begin_position(connection, live.run_id, first, snapshot.taken_at)
+        mark = mark_of(source, first)
+    await begin_position(connection, live.run_id, first, snapshot.taken_at, mark)
     if (await phases.current(connection, live.run_id)).phase is Phase.LOADING:
         await target_fence.fence(connection, live, DUAL_WRITE_FENCE)
         await phases.enter(connection, live.run_id, Phase.DUAL_WRITE, "loaded", {})
@@ -91,7 +120,7 @@ async def level(
         synced = await sync_once(connection, live)
         told(synced)
         if sum(synced.tables.values()) <= near:
-            prune(Path(live.source), synced.position)
+            prune_before(Path(live.source), synced.position)
             return synced
     raise Permanent(
         f"After {rounds} cycles of the sync {live.source} is still ahead.",
@@ -99,13 +128,16 @@ async def level(
     )
 
 
-async def undo(connection: Connection, run: Run, live: Live | None) -> Undone:
-    """Leave dual-write: capture and fence are removed, SQLite is as it was; the target keeps its rows. Idempotent."""
+async def undo(connection: Connection, run: Run) -> Undone:
+    """Leave dual-write: capture and fence are removed, SQLite is as it was; the target keeps its rows.
+
+    Needs no agreement of the schemas: everything is found by its name. Safe to repeat after it was cut off anywhere:
+    the phase is the last that changes.
+    """
     phases.require(await phases.current(connection, run.id), "dual-write --undo")
     path = Path(run.source)
     source_fence.unfence(path)
     removed = captures.remove(path)
-    if live is not None:
-        await target_fence.unfence(connection, live)
+    await target_fence.unfence(connection)
     await phases.enter(connection, run.id, Phase.NONE, "undone", {})
     return Undone(removed)

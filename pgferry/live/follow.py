@@ -18,7 +18,7 @@ from pgferry.live.model import Live, Phase, Synced
 from pgferry.live.phases import current
 from pgferry.postgres.connection import Connection
 from pgferry.sqlite.connect import open_read_only
-from pgferry.sqlite.outbox import prune
+from pgferry.sqlite.outbox import prune_before
 
 LOOK_SECONDS = 0.02
 """How often `data_version` is read."""
@@ -86,7 +86,7 @@ async def _forward(connection: Connection, live: Live, told: Told, stop: asyncio
                 if not synced.idle:
                     told(synced)
                 if time.monotonic() - pruned > PRUNE_SECONDS:
-                    await asyncio.to_thread(prune, Path(live.source), synced.position)
+                    await asyncio.to_thread(prune_before, Path(live.source), synced.position)
                     pruned = time.monotonic()
             elif time.monotonic() - looked > PHASE_SECONDS:
                 looked = time.monotonic()

@@ -22,7 +22,7 @@ import pyarrow as pa
 
 from pgferry.errors import Permanent
 from pgferry.export import convert_rows, semantic_schema
-from pgferry.live.changes import refuse_changes
+from pgferry.live.changes import SchemaChanged, refuse_changes
 from pgferry.live.keyed import converted_keys, raw_rows
 from pgferry.live.model import Direction, Live, LiveTable, Phase, Position, Synced, Touched
 from pgferry.live.pairs import bare_read
@@ -34,7 +34,7 @@ from pgferry.postgres.connection import Connection
 from pgferry.postgres.journal import advance, lock_sync_for_transaction, read_position
 from pgferry.sqlite.connect import explain, open_read_only
 from pgferry.sqlite.guard import raw_select
-from pgferry.sqlite.outbox import last_id, pending, touched, touched_rows
+from pgferry.sqlite.outbox import last_id, mark_of, pending, touched, touched_rows
 
 ROWS = 4096
 """Rows that are converted at once."""
@@ -62,6 +62,8 @@ class Changes:
 
     after: int
     upto: int
+    mark: str | None
+    """What the entry `upto` is."""
     moment: datetime
     tables: tuple[TableWork, ...]
 
@@ -96,11 +98,17 @@ async def sync_once(
         position = await read_position(connection, live.run_id)
         if position is None:
             raise Permanent(f"Run {live.run_id} has no position yet.", "Run `python -m flows dual-write` to its end.")
-        changes = await asyncio.to_thread(read_changes, source, live, position.outbox_id, whole, also)
+        try:
+            changes = await asyncio.to_thread(read_changes, source, live, position, whole, also)
+        except SchemaChanged:
+            # Another sync may have carried the next entries meanwhile, and removed the one that was looked for.
+            if await read_position(connection, live.run_id) != position:
+                continue
+            raise
         if taken_at is not None:
             changes = replace(changes, moment=taken_at)
         if not changes.tables and changes.upto == changes.after:
-            await _still_level(connection, live, position, changes.moment)
+            await _still_level(connection, live, position, changes)
             return _idle(changes, began)
         try:
             if await _apply(connection, live, changes, phases):
@@ -112,19 +120,24 @@ async def sync_once(
 def read_changes(
     path: Path,
     live: Live,
-    after: int,
+    position: Position,
     whole: frozenset[str] = frozenset(),
     also: Mapping[str, Sequence[Key]] = NO_KEYS,
 ) -> Changes:
-    """Read what was touched since the entry `after` of the outbox, at one moment of the file; writes nothing.
+    """Read what was touched since the position, at one moment of the file; writes nothing.
 
-    Of the tables in `whole` every row is read; of those in `also` the rows of these keys as well.
-    Raises SchemaChanged, Transient when the file is locked.
+    Of the tables in `whole` every row is read; of those in `also` the rows of these keys as well. A file that has lost
+    writes that were carried is read only where all tables are in `whole`. Raises SchemaChanged, Transient when the file
+    is locked.
     """
     try:
         with closing(open_read_only(path)) as source:
             source.execute("BEGIN")
-            refuse_changes(source, live.source, live.capture, live.excluded, after)
+            after, mark = position.outbox_id, position.mark
+            if whole >= {table.name for table in live.tables}:
+                refuse_changes(source, live.source, live.capture, live.excluded)
+            else:
+                refuse_changes(source, live.source, live.capture, live.excluded, after, mark)
             upto = last_id(source)
             moment = datetime.now(UTC)
             numbers = pending(source, after, upto) if upto > after else {}
@@ -135,7 +148,7 @@ def read_changes(
                 if table.name not in whole
             ]
             work += [_read_whole(source, table) for table in live.tables if table.name in whole]
-            return Changes(after, upto, moment, tuple(work))
+            return Changes(after, upto, mark_of(source, upto), moment, tuple(work))
     except sqlite3.Error as error:
         raise explain(error, path) from error
 
@@ -214,20 +227,21 @@ async def _apply(connection: Connection, live: Live, changes: Changes, phases: f
         await lock_sync_for_transaction(connection)
         await refuse_phase(connection, live, phases)
         rows = sum(work.rows.count for work in changes.tables)
-        before, to = changes.after, changes.upto
-        if not await advance(connection, live.run_id, before=before, to=to, moment=changes.moment, rows=rows):
+        before, to, mark = changes.after, changes.upto, changes.mark
+        moment = changes.moment
+        if not await advance(connection, live.run_id, before=before, to=to, moment=moment, rows=rows, mark=mark):
             return False
         for work in changes.tables:
             await apply_table(connection, live.run_id, work)
     return True
 
 
-async def _still_level(connection: Connection, live: Live, position: Position, moment: datetime) -> None:
+async def _still_level(connection: Connection, live: Live, position: Position, changes: Changes) -> None:
     """Record, now and then, that nothing was to be carried: else a quiet hour would look like an hour of lag."""
+    moment, at = changes.moment, position.outbox_id
     if abs(moment - position.moment) > LEVEL_NOTED:  # A clock may have been set back.
-        at = position.outbox_id
         async with connection.transaction():
-            await advance(connection, live.run_id, before=at, to=at, moment=moment, rows=0)
+            await advance(connection, live.run_id, before=at, to=at, moment=moment, rows=0, mark=changes.mark)
 
 
 async def refuse_phase(connection: Connection, live: Live, phases: frozenset[Phase]) -> None:

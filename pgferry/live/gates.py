@@ -193,7 +193,12 @@ def _told(record: ValidationRecord) -> str:
     which = f"the one of {record.moment:%Y-%m-%d %H:%M}"
     if record.passed:
         return f"{which} passed"
-    return f"{which} failed with {_count(record.differences, 'difference')} and {_count(record.orphans, 'orphan')}"
+    wrong = record.detail.get("wrong_queries")
+    queries = (
+        f"; {len(wrong)} of the application's queries answer differently" if isinstance(wrong, list) and wrong else ""
+    )
+    found = f"{_count(record.differences, 'difference')} and {_count(record.orphans, 'orphan')}"
+    return f"{which} failed with {found}{queries}"
 
 
 def _count(count: int, noun: str) -> str:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import fcntl
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -17,11 +18,14 @@ from pgferry.live.reverse import sync_back
 from pgferry.model import Snapshot
 from pgferry.postgres.connection import Connection
 from pgferry.postgres.journal import PATIENCE, read_forms, server_time, sync_lock
+from pgferry.private import make_folder
 from pgferry.quoting import literal
 from pgferry.sqlite.snapshot import take
 
 # A policy that hides rows would make them look missing; with this off, the server raises instead.
 _SEE_ALL = "SET LOCAL row_security = off"
+
+_LOCK = ".lock"
 
 _EXPORT = "SELECT pg_export_snapshot() AS name, statement_timestamp() AS moment"
 
@@ -111,6 +115,27 @@ async def _export(holder: Connection) -> tuple[str, datetime]:
     row = await holder.fetchrow(_EXPORT)
     assert row is not None
     return row["name"], row["moment"]
+
+
+@contextmanager
+def swept(folder: Path) -> Iterator[None]:
+    """Use a folder that is for held copies only; first, remove what processes that were killed have left in it.
+
+    Nothing is removed while another process uses the folder in this way. The lock is the kernel's, so it ends with its
+    process, however that ends.
+    """
+    make_folder(folder)
+    with (folder / _LOCK).open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            fcntl.flock(lock, fcntl.LOCK_SH)
+        else:
+            for left in folder.iterdir():
+                if left.name != _LOCK and left.is_file():
+                    left.unlink(missing_ok=True)
+            fcntl.flock(lock, fcntl.LOCK_SH)
+        yield
 
 
 def _remove(path: Path) -> None:

@@ -30,7 +30,7 @@ class Phase(StrEnum):
     EMERGENCY = "emergency"
     """SQLite is in front again, and PostgreSQL may hold writes that were not carried back."""
     CLEANED = "cleaned"
-    """PostgreSQL is in front for good; nothing of pgferry is left in either database but its record."""
+    """PostgreSQL is in front for good; nothing of pgferry is left but its record and the fence of the SQLite file."""
 
 
 class Direction(StrEnum):
@@ -96,6 +96,8 @@ class Change:
     kind: ChangeKind
     table: str
     detail: str
+    lost: bool = False
+    """Whether it is the captured file after all, but without writes that were carried: tables can be copied again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +164,8 @@ class Position:
     """The last entry of SQLite's outbox that is applied."""
     moment: datetime
     """The moment of which both sides are equal, as far as this direction has carried."""
+    mark: str | None = None
+    """What that entry is, as `outbox.mark_of` tells it; None where it is not known."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from pgferry.model import Snapshot
 from pgferry.postgres import fence as target_fence
 from pgferry.postgres.connection import Connection
 from pgferry.postgres.deferred import defer_foreign_keys
-from pgferry.postgres.journal import read_recorded_capture, record_capture, sync_lock
+from pgferry.postgres.journal import read_position, read_recorded_capture, record_capture, sync_lock
 from pgferry.postgres.ledger import Run
 from pgferry.settings import Rules
 from pgferry.sqlite import capture as captures
@@ -41,7 +41,7 @@ class Resumed:
 
 
 async def note_changes(connection: Connection, run: Run) -> Capture:
-    """Install capture for the tables of now, and record which of them must be copied again.
+    """Install capture for the tables of now, and record which of them must be copied again: all, after lost writes.
 
     Safe to repeat: the record is made before the triggers are. Raises SchemaChanged for another file in this one's
     place, which no copy of a table mends.
@@ -52,9 +52,11 @@ async def note_changes(connection: Connection, run: Run) -> Capture:
         await phases.enter(connection, run.id, Phase.LOADING, "the source's schema has changed", {})
     known = await read_recorded_capture(connection, run.id)
     assert known is not None
+    position = await read_position(connection, run.id)
+    after, mark = (position.outbox_id, position.mark) if position else (0, None)
     with closing(open_read_only(Path(run.source))) as source:
         source.execute("BEGIN")
-        found = captures.changes(source, known)
+        found = captures.changes(source, known, after, mark)
     refuse_replaced(run.source, found)
     await record_capture(connection, run.id, _marked(known, found, known))
     installed = captures.install(Path(run.source), known.token)
@@ -94,6 +96,8 @@ def _marked(capture: Capture, found: Sequence[Change], before: Capture | None = 
     Tables of `before` that are gone stay in it. Without a schema version, so that the marks are always looked at.
     """
     names = {change.table for change in found if change.kind is not ChangeKind.DROPPED}
+    if any(change.lost for change in found):
+        names |= {table.name for table in capture.tables}
     gone: list[CapturedTable] = []
     if before is not None:
         names |= {table.name for table in before.tables if table.fingerprint == CHANGED}

@@ -82,7 +82,7 @@ async def sync_back(connection: Connection, live: Live, forms: Forms, *, at: str
         path = Path(live.source)
         written = await _to_the_end(write_back, path, touched.tables, forms, touched.moment, ticket, held)
         await _settle(connection, live, touched, written)
-    await asyncio.to_thread(prune, path, written.outbox_id)
+    await asyncio.to_thread(prune, path, written.outbox_id - 1)  # the position's own entry stays, as in `prune_before`
     return _synced(written, touched.moment, began)
 
 
@@ -266,7 +266,7 @@ async def _settle(connection: Connection, live: Live, touched: _Touched, written
                 lasts,
             )
         await _mark(connection, live, written)
-        await set_position(connection, live.run_id, written.outbox_id, touched.moment)
+        await set_position(connection, live.run_id, written.outbox_id, touched.moment, written.mark)
 
 
 async def _mark(connection: Connection, live: Live, written: Written) -> None:

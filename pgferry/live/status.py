@@ -97,8 +97,7 @@ async def read_status(connection: Connection, run: Run, settings: Settings, rule
     """Read where the run's move stands; changes nothing, and answers also when SQLite cannot be read."""
     record = await phases.current(connection, run.id)
     capture = await read_recorded_capture(connection, run.id)
-    position = await read_position(connection, run.id)
-    state = source_state(Path(run.source), capture, position)
+    position, state = await _source(connection, run, capture)
     lag = await measure_lag(connection, run, rules, record.phase, state, position)
     # PostgreSQL could not be told of an emergency while it was away: the file knows better.
     stands = Phase.EMERGENCY if state.emergency else record.phase
@@ -117,6 +116,17 @@ async def read_status(connection: Connection, run: Run, settings: Settings, rule
     )
 
 
+async def _source(connection: Connection, run: Run, capture: Capture | None) -> tuple[Position | None, SourceState]:
+    position = await read_position(connection, run.id)
+    while True:
+        state = source_state(Path(run.source), capture, position)
+        again = await read_position(connection, run.id)
+        # A sync that moves the position on removes the entry that was looked for.
+        if again == position or not any(change.lost for change in state.changes):
+            return position, state
+        position = again
+
+
 def source_state(path: Path, capture: Capture | None, position: Position | None) -> SourceState:
     """Look at the captured file: what happened to it, and what waits in its outbox. Never raises."""
     try:
@@ -124,8 +134,8 @@ def source_state(path: Path, capture: Capture | None, position: Position | None)
             source.execute("BEGIN")
             if capture is None:
                 return SourceState(fenced=is_fenced(source))
-            after = position.outbox_id if position else 0
-            changes = captures.changes(source, capture, at_least=after)
+            after, mark = (position.outbox_id, position.mark) if position else (0, None)
+            changes = captures.changes(source, capture, after, mark)
             waiting = sum(pending(source, after, last_id(source)).values()) if position else 0
             known = noted(source)
             return SourceState(

@@ -204,7 +204,7 @@ async def conclude(connection: Connection, held: Held, plan: ValidationPlan, val
         number = await record_validation(connection, held.run_id, validation.record())
         if validation.level is Level.CELLS:
             await _correct_quarantine(connection, held, plan, validation)
-            if validation.passed and not any(table.emptied for table in validation.tables):
+            if validation.equal and not any(table.emptied for table in validation.tables):
                 await forget_touched(connection, held.run_id, held.carried_until)
     return number
 

@@ -41,9 +41,16 @@ class Validation:
     accepted: frozenset[str] = frozenset()
     id: int = 0
     """Its number in the ledger, 0 before it is there."""
+    wrong_queries: tuple[str, ...] = ()
+    """The application's own queries that answer differently on both sides."""
 
     @property
     def passed(self) -> bool:
+        """Whether both sides are equal, and the application's own queries answer the same."""
+        return self.equal and not self.wrong_queries
+
+    @property
+    def equal(self) -> bool:
         """Whether nothing differs and every row is accounted for. What is in quarantine, or dangles, is told apart."""
         return all(table.passed for table in self.tables)
 
@@ -142,8 +149,8 @@ def numbered(validation: Validation, number: int) -> Validation:
 
 
 def refuse_differences(validation: Validation) -> None:
-    """Raise Differs, with the first difference, unless the validation passed."""
-    if validation.passed:
+    """Raise Differs, with the first difference, unless both sides are equal."""
+    if validation.equal:
         return
     first = validation.differences[0] if validation.differences else None
     where = "" if first is None else f"; the first: {_said(first)}"
@@ -188,10 +195,12 @@ def markdown(validation: Validation) -> str:
 def conclusion(validation: Validation) -> str:
     """Return what came out, in a sentence."""
     what = f"Validation {validation.id}" if validation.id else "Validation"
-    if not validation.passed:
-        return f"{what}: {validation.difference_count:,} differences"
+    wrong = len(validation.wrong_queries)
+    queries = f"; queries that answer differently: {wrong}" if wrong else ""
+    if not validation.equal:
+        return f"{what}: {validation.difference_count:,} differences{queries}"
     cells = f"{validation.cells:,} cells are equal" if validation.cells else "the counts agree"
-    return f"{what}: {cells}"
+    return f"{what}: {cells}{queries}"
 
 
 def table_row(table: TableComparison) -> list[object]:
@@ -262,6 +271,7 @@ def _findings_json(validation: Validation) -> dict[str, Any]:
             {"table": item.table, "key": item.key, "column": item.column, "source": item.source, "target": item.target}
             for item in validation.differences
         ],
+        "wrong_queries": list(validation.wrong_queries),
         "dangling": [
             {"table": key.table, "foreign_key": key.name, "parent": key.orphans.parent, "rows": key.orphans.count}
             for key in validation.dangling

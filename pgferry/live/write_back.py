@@ -35,7 +35,7 @@ from pgferry.sqlite.capture import notes, set_note
 from pgferry.sqlite.connect import explain, open_read_only
 from pgferry.sqlite.fence import writing
 from pgferry.sqlite.lexical import LexicalForm
-from pgferry.sqlite.outbox import last_id
+from pgferry.sqlite.outbox import last_id, mark_of
 from pgferry.sqlite.search_triggers import at_work, search_triggers
 
 FRONT = "front"
@@ -124,6 +124,8 @@ class Written:
 
     tables: tuple[TableWritten, ...]
     outbox_id: int
+    mark: str | None
+    """What that entry is, as `outbox.mark_of` tells it."""
 
 
 def read_ticket(source: sqlite3.Connection) -> int:
@@ -174,7 +176,8 @@ def write_back(
         if behind:
             set_note(target, CARRIED_AT, moment.isoformat())
         uniform.save(target)
-        return Written(written, last_id(target))
+        last = last_id(target)
+        return Written(written, last, mark_of(target, last))
 
 
 def _search_triggers(path: Path, tables: Sequence[TableRows]) -> tuple[SourceObject, ...]:

@@ -75,16 +75,16 @@ class _Object:
     relation: str
 
 
-async def objects(conn: Connection, live: Live) -> tuple[str, ...]:
+async def objects(conn: Connection, live: Live | None = None) -> tuple[str, ...]:
     """Return the names of all that `remove` would drop; reads only."""
     return tuple(item.name for item in await _objects(conn))
 
 
-async def remove(conn: Connection, live: Live) -> tuple[str, ...]:
+async def remove(conn: Connection, live: Live | None = None) -> tuple[str, ...]:
     """Drop every trigger, function, outbox, sequence and default of the capture; return their names. Idempotent.
 
-    Finds them in the catalog, so that nothing stays of tables that `live` no longer has. One transaction an object: a
-    trigger's removal waits for its table's readers, too. Raises Transient when a table stays locked.
+    Finds them in the catalog, so that nothing stays of tables that `live` no longer has, or without it. One transaction
+    an object: a trigger's removal waits for its table's readers, too. Raises Transient when a table stays locked.
     """
     found = await _objects(conn)
     for item in found:

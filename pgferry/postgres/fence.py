@@ -59,11 +59,12 @@ async def lift(conn: Connection) -> None:
         await _replace(conn, _OPEN)
 
 
-async def unfence(conn: Connection, live: Live) -> None:
+async def unfence(conn: Connection, live: Live | None = None) -> None:
     """Let everyone write again, at once; then drop the triggers, on whichever table there are. Idempotent.
 
-    Raises Transient when a trigger cannot be dropped because its table stays locked, by a reader, too. The fence is
-    open all the same, and the next call drops the rest.
+    They are found by their name, so it may be called without `live`, whatever has become of the schemas. Raises
+    Transient when a trigger cannot be dropped because its table stays locked, by a reader, too. The fence is open all
+    the same, and the next call drops the rest.
     """
     _require_no_transaction(conn, "unfence")
     if await conn.fetchval(_FUNCTION) is None:

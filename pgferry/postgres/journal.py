@@ -19,10 +19,10 @@ import asyncpg
 
 from pgferry.errors import Permanent, Transient, UsageError
 from pgferry.keys import decode_key, encode_key, key_digests
-from pgferry.live.model import Capture, CapturedTable, Position
+from pgferry.live.model import Capture, CapturedTable, Phase, PhaseRecord, Position
 from pgferry.model import Key
 from pgferry.postgres.handle import Connection, require_read_committed, require_transaction
-from pgferry.postgres.ledger import VERSION, Run, read_run
+from pgferry.postgres.ledger import VERSION, Run, install, read_run
 from pgferry.postgres.lock import SYNC_LOCK, describe_holder, end_holder, lock_holder, wait_for_lock
 from pgferry.postgres.statements import statements
 from pgferry.postgres.validations import (
@@ -47,6 +47,7 @@ __all__ = [
     "lock_sync_for_transaction",
     "mark_touched",
     "open_uncarried",
+    "other_live",
     "read_forms",
     "read_position",
     "read_recorded_capture",
@@ -161,6 +162,15 @@ async def live_run(conn: Connection, source: str | None) -> Run:
     return await read_run(conn, runs[chosen])
 
 
+async def other_live(conn: Connection, run_id: int) -> tuple[str, PhaseRecord] | None:
+    """Return the source and the phase of another live move into this database; None when there is none.
+
+    A cleanup that was cut off counts: what it has yet to remove is found by names that say nothing of the source.
+    """
+    row = await conn.fetchrow(SQL["other_live"], run_id)
+    return None if row is None else (row["source"], PhaseRecord(Phase(row["phase"]), row["since"], row["reason"]))
+
+
 async def _require_ledger(conn: Connection) -> None:
     if not await conn.fetchval(SQL["ledger_is_there"]):
         raise _not_begun("No move was ever begun in this database.")
@@ -172,6 +182,8 @@ async def _require_ledger(conn: Connection) -> None:
         )
     if version < LIVE_SINCE:
         raise _not_begun(f"The schema pgferry in the target is of version {version}, without live moves.")
+    if version < VERSION:
+        await install(conn)  # a move that an earlier pgferry has begun goes on with this one
 
 
 def _not_begun(what: str) -> UsageError:
@@ -184,27 +196,33 @@ def _not_begun(what: str) -> UsageError:
 async def read_position(conn: Connection, run_id: int) -> Position | None:
     """Return how far PostgreSQL is level with SQLite; None before the first copy is begun."""
     row = await conn.fetchrow(SQL["read_position"], run_id)
-    return None if row is None else Position(row["run_id"], row["outbox_id"], row["moment"])
+    return None if row is None else Position(row["run_id"], row["outbox_id"], row["moment"], row["mark"])
 
 
-async def begin_position(conn: Connection, run_id: int, outbox_id: int, moment: datetime) -> None:
-    """Record where the sync begins; a position that is there stays."""
-    await conn.execute(SQL["begin_position"], run_id, outbox_id, moment)
+async def begin_position(
+    conn: Connection, run_id: int, outbox_id: int, moment: datetime, mark: str | None = None
+) -> None:
+    """Record where the sync begins; a position that is there stays. `mark` is that of the entry (`outbox.mark_of`)."""
+    await conn.execute(SQL["begin_position"], run_id, outbox_id, moment, mark)
 
 
-async def set_position(conn: Connection, run_id: int, outbox_id: int, moment: datetime) -> None:
+async def set_position(
+    conn: Connection, run_id: int, outbox_id: int, moment: datetime, mark: str | None = None
+) -> None:
     """Record the position, whatever it was. Joins the caller's transaction: the one that makes it true."""
     require_transaction(conn, "set_position")
-    await conn.execute(SQL["set_position"], run_id, outbox_id, moment)
+    await conn.execute(SQL["set_position"], run_id, outbox_id, moment, mark)
 
 
-async def advance(conn: Connection, run_id: int, *, before: int, to: int, moment: datetime, rows: int) -> bool:
+async def advance(
+    conn: Connection, run_id: int, *, before: int, to: int, moment: datetime, rows: int, mark: str | None = None
+) -> bool:
     """Move the position on from `before`, and count the rows carried. Joins the transaction that carries them.
 
     Returns False, and changes nothing, when the position is no longer `before`: roll back and read again.
     """
     require_transaction(conn, "advance")
-    return await conn.fetchval(SQL["advance"], run_id, before, to, moment, rows) is not None
+    return await conn.fetchval(SQL["advance"], run_id, before, to, moment, rows, mark) is not None
 
 
 async def server_time(conn: Connection) -> datetime:

@@ -24,7 +24,7 @@ from pgferry.postgres.restart import restart as restart  # noqa: PLC0414  part o
 from pgferry.postgres.statements import script, statements
 from pgferry.quoting import quote
 
-VERSION = 4
+VERSION = 5
 """The version of the schema `pgferry` that this code reads and writes."""
 
 SQL = statements("ledger")

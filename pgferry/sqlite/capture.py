@@ -16,6 +16,7 @@ from pgferry.pairing import ALEMBIC_TABLE
 from pgferry.quoting import quote
 from pgferry.sqlite import catalog, ddl
 from pgferry.sqlite.connect import write_transaction
+from pgferry.sqlite.outbox import is_still, last_id
 from pgferry.sqlite.triggers import OUTBOX, CaptureObject, capture_objects, describe, outbox_columns
 
 PREFIX = catalog.PREFIX
@@ -37,7 +38,7 @@ _TABLES = {
     ),
     PREFIX + "meta": "(name TEXT PRIMARY KEY, value TEXT)",
     PREFIX + "canary": "(sings INTEGER)",
-    OUTBOX: "(id INTEGER PRIMARY KEY, t, r)",
+    OUTBOX: "(id INTEGER PRIMARY KEY, t, r, nonce DEFAULT (random()))",
 }
 _OWN = "SELECT name, tbl_name, sql, type, rowid FROM sqlite_schema WHERE type IN ('table', 'trigger')"
 _TOKEN = 'SELECT token, next_number FROM "_pgferry_capture"'
@@ -100,10 +101,13 @@ def install(path: Path, token: str) -> Capture:
         return Capture(token, tuple(kept), schema_version(connection))
 
 
-def remove(path: Path) -> tuple[str, ...]:
-    """Drop every trigger and table of pgferry from a file and return their names; atomic, and does no harm twice."""
+def remove(path: Path, *, but_fence: bool = False) -> tuple[str, ...]:
+    """Drop every trigger and table of pgferry from a file and return their names; atomic, and does no harm twice.
+
+    With `but_fence` the fence stays, if there is one: the file refuses writes as before.
+    """
     with write_transaction(path) as connection:
-        own = _own(connection)
+        own = [item for item in _own(connection) if not (but_fence and item.name.startswith(FENCE))]
         for item in own:
             connection.execute(f"DROP {item.kind} {quote(item.name)}")
         return tuple(item.name for item in own)
@@ -126,20 +130,32 @@ def read_capture(connection: sqlite3.Connection) -> Capture | None:
     return Capture(token, tuple(_as_captured(r, tables) for r in _recorded(connection)), schema_version(connection))
 
 
-def changes(connection: sqlite3.Connection, known: Capture, at_least: int = 0) -> tuple[Change, ...]:
+def changes(
+    connection: sqlite3.Connection, known: Capture, at_least: int = 0, mark: str | None = None
+) -> tuple[Change, ...]:
     """Tell what happened to a captured file since `known` was taken, besides writes to its rows; at most one a table.
 
-    Three look-ups when the schema is unchanged. `at_least` is the last outbox entry that was seen: a file whose
-    outbox ends before it is an older one. Call it within the read transaction whose rows are to be trusted.
+    Four look-ups when the schema is unchanged. `at_least` is the last outbox entry that was seen, and `mark` what it
+    was (`outbox.mark_of`): a file whose outbox ends before it, or has another entry there, has lost writes. Call it
+    within the read transaction whose rows are to be trusted.
     """
     if token_of(connection) != known.token:
         return (Change(ChangeKind.REPLACED, "", "it has no capture, or that of another run"),)
-    last = connection.execute(f"SELECT coalesce(max(id), 0) FROM {quote(OUTBOX)}").fetchone()[0]
-    if last < at_least:
-        return (Change(ChangeKind.REPLACED, "", f"its outbox ends at {last}, but {at_least} was already seen"),)
+    lost = _lost(connection, at_least, mark)
     if schema_version(connection) == known.schema_version:
+        return lost
+    return (*lost, *_changes(connection, known))
+
+
+def _lost(connection: sqlite3.Connection, seen: int, mark: str | None) -> tuple[Change, ...]:
+    last = last_id(connection)
+    if last < seen:
+        detail = f"its outbox ends at {last}, but {seen} was already seen"
+    elif not is_still(connection, seen, mark):
+        detail = f"entry {seen} of its outbox is not the one that was already seen"
+    else:
         return ()
-    return tuple(_changes(connection, known))
+    return (Change(ChangeKind.REPLACED, "", f"{detail}: it has lost writes that PostgreSQL has", lost=True),)
 
 
 def set_note(connection: sqlite3.Connection, name: str, value: str) -> None:

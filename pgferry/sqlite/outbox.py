@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import sqlite3
 from collections.abc import Iterator, Sequence
 from itertools import islice
@@ -33,6 +34,28 @@ RawRow = tuple[SqliteValue, ...]
 def last_id(connection: sqlite3.Connection) -> int:
     """Return the number of the newest entry, 0 when there was never one."""
     return int(connection.execute(_LAST).fetchone()[0] or 0)
+
+
+def mark_of(connection: sqlite3.Connection, number: int) -> str | None:
+    """Tell which entry has that number, as `ID:DIGEST`; None when there is none.
+
+    Another entry that comes to the same number has another mark: entries hold a random number. Those of a capture that
+    an earlier pgferry installed do not; there, an entry for the same row counts as the same one.
+    """
+    cursor = connection.execute(f"SELECT * FROM {quote(OUTBOX)} WHERE id = ?", (number,))
+    entry = cursor.fetchone()
+    if entry is None:
+        return None
+    # Without NULL: the outbox gets more columns when tables with longer keys come.
+    fields = [(head[0], value) for head, value in zip(cursor.description, entry, strict=True) if value is not None]
+    return f"{number}:{hashlib.sha256(repr(fields).encode()).hexdigest()[:32]}"
+
+
+def is_still(connection: sqlite3.Connection, number: int, mark: str | None) -> bool:
+    """Say whether the entry of that number is the one that had the mark; True where no mark of it is known."""
+    if mark is None or mark.partition(":")[0] != str(number):
+        return True  # An earlier pgferry has moved the position on, and left the mark of another entry.
+    return mark_of(connection, number) == mark
 
 
 def pending(connection: sqlite3.Connection, after: int, upto: int) -> dict[int, int]:
@@ -96,6 +119,11 @@ def prune(path: Path, upto: int, batch: int = 5000) -> int:
         removed += count
         if count < batch:
             return removed
+
+
+def prune_before(path: Path, position: int) -> int:
+    """Remove the entries before the position, as `prune` does; by its own a file that has lost writes is noticed."""
+    return prune(path, position - 1)
 
 
 def _touched_condition(source: SourceTable, table: CapturedTable) -> str:

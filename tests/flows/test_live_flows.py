@@ -101,6 +101,28 @@ def test_queries_of_the_application_are_compared(place: Place) -> None:
     assert "1 of 1 queries answer the same" in artifact["data"]
 
 
+def test_queries_that_answer_differently_fail_the_validation(place: Place) -> None:
+    from flows.switch import switch
+    from flows.validate import validate
+
+    asked = place.folder / "queries" / "dear.sql"
+    asked.write_text("SELECT name, price FROM items ORDER BY name")
+    asked.with_name("dear.postgres.sql").write_text("SELECT name, price + 1 FROM items ORDER BY name")
+    state = validate(return_state=True)
+    with pytest.raises(Differs, match=r"1 of the application's queries answer differently"):
+        state.result()
+    asked.unlink()
+    asked.with_name("dear.postgres.sql").unlink()
+    latest = "SELECT passed, differences, detail -> 'wrong_queries' FROM pgferry.validation ORDER BY id DESC LIMIT 1"
+    assert place.postgres(latest) == [(False, 0, '["dear"]')]
+    (history,) = [each for each in place.ask("artifacts", flow_run_of(state)) if each["key"] == "validation-history"]
+    assert history["data"].lower().count("**differs**") == 3  # this one, the planted ones, and they before the repair
+    gates = {gate["gate"]: gate for gate in switch(dry_run=True)["gates"]}
+    assert not gates["validations passed"]["open"]
+    assert "1 of the application's queries answer differently" in gates["validations passed"]["measured"]
+    assert validate()["passed"]
+
+
 def test_a_failing_health_check_turns_everything_back(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     from flows.switch import switch
 

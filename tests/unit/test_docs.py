@@ -89,6 +89,13 @@ def test_the_example_shows_every_rule() -> None:
             assert re.search(rf"^{name} =|^\[tables\..*{name}", example, re.M) or name == "tables", name
 
 
+def test_the_readme_lists_every_command() -> None:
+    commands: Any = get_command(app)
+    listed = (ROOT / "README.md").read_text("utf-8").partition("## Commands")[2].partition("\n## ")[0]
+    names = set(re.findall(r"^ +python -m flows ([a-z-]+)", listed, re.MULTILINE))
+    assert names == {name for name, command in commands.commands.items() if not command.hidden}
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_command_and_option_that_is_named_exists(page: Path) -> None:
     commands: Any = get_command(app)

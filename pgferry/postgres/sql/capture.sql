@@ -101,3 +101,11 @@ SELECT s.relname AS name, pg_catalog.format('%I.%I', n.nspname, c.relname) AS ta
 SELECT max((q.key::jsonb ->> 0)::bigint)
   FROM pgferry.quarantine q
  WHERE q.run_id = $1 AND q.source_table = $2 AND q.replayed_at IS NULL AND q.key ~ '^\[-?[0-9]+\]$'
+
+-- name: hidden_columns : tables that have the column by which rows without a key are found; not copies of partitions
+SELECT pg_catalog.format('%I.%I', n.nspname, c.relname) AS name
+  FROM pg_catalog.pg_attribute a
+  JOIN pg_catalog.pg_class c ON c.oid = a.attrelid AND c.relkind IN ('r', 'p')
+  JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+ WHERE a.attname = $1 AND NOT a.attisdropped AND a.attinhcount = 0
+ ORDER BY 1

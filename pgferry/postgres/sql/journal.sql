@@ -8,23 +8,32 @@ SELECT r.id, r.source
  WHERE r.status <> 'restarted' AND p.phase NOT IN ('none', 'cleaned')
  ORDER BY r.source COLLATE "C"
 
+-- name: other_live : the move of another source that has objects here, whose names do not tell of which source they are
+SELECT r.source, p.phase, p.since, p.reason
+  FROM pgferry.run r
+ CROSS JOIN LATERAL (SELECT phase, since, reason FROM pgferry.phase WHERE run_id = r.id ORDER BY id DESC LIMIT 1) p
+ WHERE r.id <> $1 AND r.status <> 'restarted'
+   AND (p.phase NOT IN ('none', 'cleaned')
+        OR p.phase = 'cleaned' AND EXISTS (SELECT 1 FROM pgferry.capture c WHERE c.run_id = r.id))
+ ORDER BY r.id LIMIT 1
+
 -- name: server_time
 SELECT clock_timestamp()
 
--- name: read_position
-SELECT run_id, outbox_id, moment FROM pgferry.position WHERE run_id = $1
+-- name: read_position : by JSON, since a ledger of version 4, which one may look at, has no column mark
+SELECT p.run_id, p.outbox_id, p.moment, pg_catalog.to_jsonb(p) ->> 'mark' AS mark FROM pgferry.position p WHERE run_id = $1
 
 -- name: begin_position
-INSERT INTO pgferry.position (run_id, outbox_id, moment) VALUES ($1, $2, $3) ON CONFLICT (run_id) DO NOTHING
+INSERT INTO pgferry.position (run_id, outbox_id, moment, mark) VALUES ($1, $2, $3, $4) ON CONFLICT (run_id) DO NOTHING
 
 -- name: set_position
-INSERT INTO pgferry.position (run_id, outbox_id, moment) VALUES ($1, $2, $3)
+INSERT INTO pgferry.position (run_id, outbox_id, moment, mark) VALUES ($1, $2, $3, $4)
 ON CONFLICT (run_id) DO UPDATE
-   SET outbox_id = excluded.outbox_id, moment = excluded.moment, updated_at = clock_timestamp()
+   SET outbox_id = excluded.outbox_id, moment = excluded.moment, mark = excluded.mark, updated_at = clock_timestamp()
 
 -- name: advance : nothing comes back when another process has been here since the position was read
 UPDATE pgferry.position
-   SET outbox_id = $3, moment = $4, rows = rows + $5, cycles = cycles + 1, updated_at = clock_timestamp()
+   SET outbox_id = $3, moment = $4, rows = rows + $5, mark = $6, cycles = cycles + 1, updated_at = clock_timestamp()
  WHERE run_id = $1 AND outbox_id = $2
 RETURNING run_id
 
