@@ -106,6 +106,7 @@ def test_queries_that_answer_differently_fail_the_validation(place: Place) -> No
     from flows.validate import validate
 
     asked = place.folder / "queries" / "dear.sql"
+    asked.parent.mkdir(exist_ok=True)
     asked.write_text("SELECT name, price FROM items ORDER BY name")
     asked.with_name("dear.postgres.sql").write_text("SELECT name, price + 1 FROM items ORDER BY name")
     state = validate(return_state=True)
@@ -115,8 +116,6 @@ def test_queries_that_answer_differently_fail_the_validation(place: Place) -> No
     asked.with_name("dear.postgres.sql").unlink()
     latest = "SELECT passed, differences, detail -> 'wrong_queries' FROM pgferry.validation ORDER BY id DESC LIMIT 1"
     assert place.postgres(latest) == [(False, 0, '["dear"]')]
-    (history,) = [each for each in place.ask("artifacts", flow_run_of(state)) if each["key"] == "validation-history"]
-    assert history["data"].lower().count("**differs**") == 3  # this one, the planted ones, and they before the repair
     gates = {gate["gate"]: gate for gate in switch(dry_run=True)["gates"]}
     assert not gates["validations passed"]["open"]
     assert "1 of the application's queries answer differently" in gates["validations passed"]["measured"]
