@@ -47,7 +47,7 @@ bench-live: venv ## measure the move without downtime, and write docs/benchmarks
 	@$(RUN) -m benchmarks.live $(ARGS)
 
 faults: venv ## the long variants of tests: faults, kills, random files and names, validations (an hour and more)
-	@$(RUN) -m pytest -m slow tests/acceptance tests/flows/test_cli_live.py $(ARGS)
+	@$(RUN) -m pytest -m slow tests/acceptance tests/integration/test_turns_cut_off.py tests/flows/test_cli_live.py $(ARGS)
 
 soak: venv ## write for MINUTES (30) under one fault after the other, and write docs/benchmarks.md
 	@$(RUN) -m benchmarks.soak --minutes $(or $(MINUTES),30) $(ARGS)

@@ -32,7 +32,7 @@ from pgferry.model import Key, QuarantinedRow, SqliteValue
 from pgferry.postgres.apply import TableWork, apply_table
 from pgferry.postgres.connection import Connection
 from pgferry.postgres.journal import advance, lock_sync_for_transaction, read_position
-from pgferry.sqlite.connect import explain, open_read_only
+from pgferry.sqlite.connect import explain, flush_log, open_read_only
 from pgferry.sqlite.guard import raw_select
 from pgferry.sqlite.outbox import last_id, mark_of, pending, touched, touched_rows
 
@@ -111,6 +111,8 @@ async def sync_once(
             await _still_level(connection, live, position, changes)
             return _idle(changes, began)
         try:
+            # What PostgreSQL gets SQLite may lose no more, nor the entry at the new position.
+            await asyncio.to_thread(flush_log, Path(live.source))
             if await _apply(connection, live, changes, phases):
                 return _synced(changes, began)
         finally:

@@ -38,7 +38,7 @@ _TABLES = {
     ),
     PREFIX + "meta": "(name TEXT PRIMARY KEY, value TEXT)",
     PREFIX + "canary": "(sings INTEGER)",
-    OUTBOX: "(id INTEGER PRIMARY KEY, t, r, nonce DEFAULT (random()))",
+    OUTBOX: "(id INTEGER PRIMARY KEY, t, r)",
 }
 _OWN = "SELECT name, tbl_name, sql, type, rowid FROM sqlite_schema WHERE type IN ('table', 'trigger')"
 _TOKEN = 'SELECT token, next_number FROM "_pgferry_capture"'

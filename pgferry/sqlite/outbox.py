@@ -39,8 +39,9 @@ def last_id(connection: sqlite3.Connection) -> int:
 def mark_of(connection: sqlite3.Connection, number: int) -> str | None:
     """Tell which entry has that number, as `ID:DIGEST`; None when there is none.
 
-    Another entry that comes to the same number has another mark: entries hold a random number. Those of a capture that
-    an earlier pgferry installed do not; there, an entry for the same row counts as the same one.
+    Another entry that comes to the same number has another mark, unless it is for the same row. (A random number in
+    each entry would tell those apart, too; but a function that a trigger calls makes SQLite keep a journal for each
+    statement, and take rows back after an error that it would have kept.)
     """
     cursor = connection.execute(f"SELECT * FROM {quote(OUTBOX)} WHERE id = ?", (number,))
     entry = cursor.fetchone()

@@ -17,7 +17,7 @@ from pgferry.errors import Permanent, Transient
 from pgferry.model import Snapshot
 from pgferry.private import make_folder
 from pgferry.sqlite.collations import stand_in_orders
-from pgferry.sqlite.connect import explain, open_read_only
+from pgferry.sqlite.connect import explain, flush_log, open_read_only
 
 STEP_PAGES = 8192
 """Pages that one step of a backup copies while the source is in rollback-journal mode; between steps writers get in."""
@@ -80,6 +80,8 @@ def take(source: Path, folder: Path, progress: Callable[[int, int], None] | None
     try:
         with closing(open_read_only(source)) as reader:
             _copy(reader, part, progress)
+        # What is moved from here on the source may lose no more, when the power fails: the sync goes on from there.
+        flush_log(source)
         _sync(part)
         sha256, size = digest(part)
         if written is not None:

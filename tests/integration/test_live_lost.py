@@ -1,8 +1,9 @@
-"""A SQLite file that has lost writes which PostgreSQL has: a power loss behind a follower, or a backup put back."""
+"""A SQLite file that has lost writes which PostgreSQL has, as after an older backup was put back."""
 
 from __future__ import annotations
 
 import asyncio
+import errno
 import shutil
 import sqlite3
 from collections.abc import Sequence
@@ -83,19 +84,22 @@ async def move(tmp_path: Path, database_url: URL, connection: Server) -> LiveMov
 
 
 async def lose(move: LiveMove, written_since: Sequence[str]) -> None:
-    """Carry three more writes, let SQLite lose them, and write on."""
+    """Carry three more writes, let SQLite lose them, and write on by statements, each a transaction."""
     kept = move.source.with_name("kept.db")
     copies(move.source, kept)
     insert(move, ["lost 1", "lost 2", "lost 3"])
     await move.sync()
     copies(kept, move.source)
-    insert(move, written_since)
+    with closing(sqlite3.connect(move.source, isolation_level=None)) as opened:
+        for statement in written_since:
+            opened.execute(statement)
 
 
+ITEM = "INSERT INTO items (name) VALUES ('new')"
 LATER = {
     "nothing": [],
-    "as many, to the same rows": ["new 1", "new 2", "new 3"],
-    "more than were lost": [f"new {n}" for n in range(10)],
+    "as many, the last to another row": [ITEM, ITEM, "INSERT INTO tags VALUES ('y', 2)"],
+    "more than were lost": ["INSERT INTO tags VALUES ('y', 2)", *[ITEM] * 10],
 }
 
 
@@ -138,7 +142,7 @@ async def test_a_change_of_the_schema_beside_it_is_told_too(move: LiveMove, conn
 
 
 async def test_status_tells_of_it(move: LiveMove) -> None:
-    await lose(move, LATER["as many, to the same rows"])
+    await lose(move, LATER["as many, the last to another row"])
     async with move.session() as server:
         run = await live_run(server, None)
         status = await read_status(server, run, move.settings, move.rules)
@@ -154,11 +158,36 @@ async def test_writes_lost_after_the_way_back_are_noticed(move: LiveMove, connec
     with closing(sqlite3.connect(kept)) as older:
         older.execute("UPDATE _pgferry_meta SET value = 'sqlite' WHERE name = 'front'")
         older.execute("UPDATE _pgferry_fence SET open = 1")
-        older.execute("INSERT INTO items VALUES (100, 'another')")
+        older.execute("INSERT INTO items VALUES (101, 'another')")
         older.commit()
     copies(kept, move.source)
     with pytest.raises(SchemaChanged, match="lost writes"):
         await move.sync()
+
+
+async def test_nothing_reaches_postgresql_before_the_log_is_on_the_disk(
+    move: LiveMove, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a power loss would take back in SQLite, with synchronous=NORMAL, what PostgreSQL has."""
+    asked: list[Path] = []
+
+    def flush(path: Path) -> None:
+        asked.append(path)
+        raise OSError(errno.EIO, "the disk")
+
+    async with move.session() as server:
+        run = (await live_run(server, None)).id
+        before = await read_position(server, run)
+        insert(move, ["later"])
+        monkeypatch.setattr(forward, "flush_log", flush)
+        with pytest.raises(OSError, match="the disk"):
+            await move.sync()
+        assert asked == [move.source]
+        assert await read_position(server, run) == before
+        assert await server.fetchval("SELECT count(*) FROM items WHERE name = 'later'") == 0
+    monkeypatch.undo()
+    await move.sync()
+    assert equal(move.source, move.url) == []
 
 
 async def test_the_entry_at_the_position_outlives_pruning(move: LiveMove) -> None:
@@ -216,12 +245,11 @@ async def test_a_follower_goes_on_for_many_cycles(move: LiveMove, monkeypatch: p
 
 
 async def test_a_move_of_an_earlier_version_goes_on(move: LiveMove, connection: Server) -> None:
-    """Its ledger has no marks, its outbox no random numbers, and its entry at the position may be pruned."""
+    """Its ledger has no marks, and its entry at the position may be pruned."""
     await connection.execute("ALTER TABLE pgferry.position DROP COLUMN mark")
     await connection.execute("DELETE FROM pgferry.schema_version WHERE version > 4")
     insert(move, ["later"])
     with closing(sqlite3.connect(move.source)) as opened:
-        opened.execute("ALTER TABLE _pgferry_outbox DROP COLUMN nonce")
         opened.execute("DELETE FROM _pgferry_outbox WHERE id < (SELECT max(id) FROM _pgferry_outbox)")
         opened.commit()
     assert (await _status_problems(move, connection)) == ()

@@ -11,7 +11,7 @@ import pytest
 
 from pgferry.errors import FerryError, Permanent, Transient, UsageError
 from pgferry.model import UndecodableText
-from pgferry.sqlite.connect import decode_text, explain, open_read_only
+from pgferry.sqlite.connect import decode_text, explain, flush_log, open_read_only
 
 
 def make(path: Path, script: str = "CREATE TABLE t (a); INSERT INTO t VALUES (1);") -> Path:
@@ -132,3 +132,17 @@ def test_errors_while_reading_are_explained(tmp_path: Path) -> None:
     with closing(open_read_only(path)) as connection, pytest.raises(sqlite3.Error) as caught:
         connection.execute("SELECT nothing_there FROM t")
     assert "cannot be read" in explain(caught.value, path).message
+
+
+def test_the_log_is_flushed_and_the_file_itself_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To close another handle of the file would drop the locks that SQLite has on it in this process."""
+    path = make(tmp_path / "app.db")
+    flushed: list[str] = []
+    monkeypatch.setattr(os, "fsync", lambda handle: flushed.append(str(Path(f"/proc/self/fd/{handle}").readlink())))
+    flush_log(path)
+    assert flushed == [], "a commit waits for the disk by itself where there is no log"
+    with closing(sqlite3.connect(path, isolation_level=None)) as application:
+        application.execute("PRAGMA journal_mode = wal")
+        application.execute("INSERT INTO t VALUES (2)")
+        flush_log(path)
+    assert flushed == [f"{path}-wal", str(tmp_path)]
