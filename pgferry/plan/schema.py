@@ -170,6 +170,8 @@ class TablePlanner:
         written = kind in (PgKind.TEXT, PgKind.BYTEA) and bool(profile.integers + profile.reals)
         # Text that becomes numbers sorts as text in SQLite: '10' before '9'.
         read = kind in (*_INTEGERS, PgKind.DOUBLE, PgKind.NUMERIC, PgKind.BOOLEAN) and bool(profile.texts)
+        # Not so where each truth is one word: conditions that name the words are translated, no other compares them.
+        read = read and not (kind is PgKind.BOOLEAN and profile.truths)
         return column.collation == "BINARY" and not _is_mixed(profile) and not written and not read
 
     # ------------------------------------------------------------ columns
