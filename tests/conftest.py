@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator
 from pathlib import Path
 from uuid import uuid4
 
@@ -19,6 +19,7 @@ from pgferry.postgres.connection import connect
 from pgferry.postgres.embedded import EmbeddedServer
 from pgferry.quoting import quote
 from pgferry.settings import parse_target
+from tests.server_activity import activity
 from tests.stack import deployed_run, stack
 from tests.stores import store
 
@@ -27,6 +28,17 @@ hypothesis_settings.register_profile("project", deadline=None)
 hypothesis_settings.load_profile("project")
 
 __all__ = ["deployed_run", "stack", "store"]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Say with a test that ran out of time what the server was doing."""
+    report = yield
+    url = getattr(item, "funcargs", {}).get("server_url")
+    if report.failed and url is not None and "from pytest-timeout" in str(report.longrepr):
+        report.sections.append(("PostgreSQL's sessions", activity(url)))
+    return report
+
 
 MakeDatabase = Callable[[], Awaitable[URL]]
 
