@@ -7,11 +7,13 @@ import math
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Collection
-from contextlib import closing
+from collections.abc import Callable, Collection, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from threading import Event
 
 from pgferry.errors import Permanent, Transient
 from pgferry.model import Snapshot
@@ -24,6 +26,9 @@ STEP_PAGES = 8192
 
 LOCK_SECONDS = 10.0
 """How long a backup waits for a source that another program has locked."""
+
+FLUSH_SECONDS = 0.2
+"""How often what a backup has written is put on the disk while it goes on."""
 
 RESTARTS = 3
 """How often a backup may begin anew because the source was written to, before it is taken in one step."""
@@ -82,8 +87,7 @@ def take(source: Path, folder: Path, progress: Callable[[int, int], None] | None
             _copy(reader, part, progress)
         # What is moved from here on the source may lose no more, when the power fails: the sync goes on from there.
         flush_log(source)
-        _sync(part)
-        sha256, size = digest(part)
+        sha256, size = _synced_digest(part)
         if written is not None:
             os.utime(part, ns=(written, written))
         part.chmod(0o400)
@@ -214,11 +218,44 @@ def _copy_pages(
 ) -> None:
     watch = _BackupWatch(progress)
     part.touch(mode=0o600)
-    with closing(sqlite3.connect(part, isolation_level=None)) as copy:
+    with _flushed_meanwhile(part), closing(sqlite3.connect(part, isolation_level=None)) as copy:
         # Without a journal and without a sync at each step: the one fsync at the end is what counts. 3 times faster.
         copy.execute("PRAGMA journal_mode = off")
         copy.execute("PRAGMA synchronous = off")
         reader.backup(copy, pages=pages, progress=watch, sleep=0.05)
+
+
+@contextmanager
+def _flushed_meanwhile(path: Path) -> Iterator[None]:
+    """Put on the disk what the block writes to a file, as it writes: a sync afterwards then has little left to do.
+
+    Raises OSError for what could not be written: whoever opens the file later is not told of it any more.
+    """
+    handle, ended = os.open(path, os.O_RDONLY), Event()
+
+    def flush() -> None:
+        while not ended.wait(FLUSH_SECONDS):
+            os.fsync(handle)
+
+    try:
+        with ThreadPoolExecutor(1) as beside:
+            flushed = beside.submit(flush)
+            try:
+                yield
+            finally:
+                ended.set()
+            flushed.result()
+    finally:
+        os.close(handle)
+
+
+def _synced_digest(path: Path) -> tuple[str, int]:
+    """Wait until a file is on the disk, and return its digest, reckoned meanwhile."""
+    with ThreadPoolExecutor(1) as beside:
+        synced = beside.submit(_sync, path)
+        found = digest(path)
+        synced.result()
+    return found
 
 
 class _BackupWatch:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import sqlite3
 import threading
@@ -161,6 +162,30 @@ def test_a_snapshot_that_is_gone_or_altered_is_refused(tmp_path: Path) -> None:
 def test_a_missing_source_makes_no_folder_entries(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="There is no file"):
         take(tmp_path / "nothing.db", tmp_path / "backups")
+    assert not list((tmp_path / "backups").glob("*"))
+
+
+def test_a_disk_that_fails_while_the_copy_is_written_leaves_no_snapshot(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The disk's error is told once: to who writes out meanwhile, and not to the sync at the end.
+    _make(tmp_path / "source.db")
+    told: list[int] = []
+
+    def fail_once(handle: int) -> None:
+        told.append(handle)
+        if len(told) == 1:
+            raise OSError(errno.EIO, "Input/output error")
+
+    def copy_slowly(*_: object) -> None:
+        time.sleep(10 * snapshots.FLUSH_SECONDS)
+
+    monkeypatch.setattr(snapshots.os, "fsync", fail_once)
+    monkeypatch.setattr(snapshots, "FLUSH_SECONDS", 0.01)
+    monkeypatch.setattr(snapshots, "_BackupWatch", lambda progress: copy_slowly)
+    with pytest.raises(Permanent, match="Input/output error"):
+        take(tmp_path / "source.db", tmp_path / "backups")
+    assert told
     assert not list((tmp_path / "backups").glob("*"))
 
 
