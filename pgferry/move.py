@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pgferry.errors import Permanent
-from pgferry.foreseen import left_behind, renames, unknown_labels
+from pgferry.foreseen import left_behind, renames, too_wide, unknown_labels
 from pgferry.live.model import Capture
 from pgferry.live.pairs import add_hidden_columns, live_tables, target_schemas
 from pgferry.model import Chunk, LoadedChunk, Snapshot, TablePair, TargetTable
@@ -155,7 +155,7 @@ async def prepare(
         known = _by_table(await planned_chunks(connection, run_id))
         measured = [_measure(source, pair, settings, known) for pair in pairing.pairs]
         excluded = {item.table: count_rows(source, catalog.table(item.table)) for item in pairing.excluded}
-        notes = (*left_behind(catalog), *unknown_labels(source, pairing.pairs))
+        notes = (*left_behind(catalog), *unknown_labels(source, pairing.pairs), *too_wide(source, pairing.pairs))
     await record_renames(connection, run_id, renames(pairing.pairs))
     await plan_tables(connection, run_id, _planned(measured), [chunk for item in measured for chunk in item.chunks])
     return Move(
