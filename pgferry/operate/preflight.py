@@ -15,7 +15,7 @@ from typing import Any
 from sqlalchemy.engine import URL
 
 from pgferry.errors import FerryError, Permanent
-from pgferry.operate import plan_checks, room, size_checks, source_checks
+from pgferry.operate import key_checks, plan_checks, room, size_checks, source_checks
 from pgferry.operate.check import Check, Verdict, failed, failed_check, megabytes, warned
 from pgferry.operate.estimate import Estimate, measure
 from pgferry.operate.migration_checks import check_migrations, check_revision
@@ -117,6 +117,9 @@ async def _deep(
         checks = [here, *_of_copy(copy, f"on a copy of {megabytes(snapshot.bytes)}, taken in {seconds:.1f} s")]
         if not failed(checks):
             checks += _of_rows(copy, facts, rules, paired)
+            if connection is not None and paired.pairs:
+                keys = key_checks.check_unique_keys(connection, copy, paired)
+                checks.append(await guarded("unique keys", keys))
         if connection is not None:
             checks += await _reckoned(connection, settings, rules, facts, paired, copy, seconds, named=named)
         return checks
