@@ -12,7 +12,7 @@ from pgferry.collisions import Collision, find_collisions
 from pgferry.errors import Permanent
 from pgferry.foreseen import left_behind, renames, too_wide, unknown_labels
 from pgferry.live.model import Capture
-from pgferry.live.pairs import add_hidden_columns, live_tables, target_schemas
+from pgferry.live.pairs import add_hidden_columns, live_tables, refuse_own_collations, target_schemas
 from pgferry.model import Chunk, LoadedChunk, Snapshot, TablePair, TargetTable
 from pgferry.pairing import Pairing, pair_tables
 from pgferry.postgres.catalog import have_rows, read_tables, read_unique_keys
@@ -186,14 +186,7 @@ async def prepare(
 
 async def _kept_level(connection: Connection, pairing: Pairing, capture: Capture) -> Pairing:
     """Return the pairing with hidden columns for the tables whose rows cannot be found again otherwise."""
-    captured = {table.name for table in capture.tables}
-    missing = sorted(pair.source.name for pair in pairing.pairs if pair.source.name not in captured)
-    if missing:
-        raise Permanent(
-            f"Changes of {', '.join(missing)} cannot be followed: only the application has the collation of their key.",
-            "Exclude them in pgferry.toml, or move in a maintenance window with `python -m flows migrate`.",
-            tables=tuple(missing),
-        )
+    refuse_own_collations(pair.source for pair in pairing.pairs)
     tables = live_tables(pairing.pairs, capture)
     await add_hidden_columns(connection, tables)
     return replace(pairing, pairs=tuple(table.pair for table in tables))

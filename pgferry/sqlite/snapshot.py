@@ -121,21 +121,28 @@ def check(snapshot: Snapshot, *, indexes: bool = False) -> SnapshotCheck:
         with closing(open_read_only(path, immutable=True)) as connection:
             # Looking rows up in indexes reads pages over and over with the default cache of 2 MB.
             connection.execute("PRAGMA cache_size = -32768")
-            pragma = "integrity_check" if indexes else "quick_check"
-            unknown, tables = stand_in_orders(connection)
-            # By default a check ends at 100 complaints, which the order of such an index alone may bring.
-            most = f"({_MOST_COMPLAINTS})" if unknown else ""
-            found = [str(row[0]) for row in connection.execute(f"PRAGMA {pragma}{most}") if row[0] != "ok"]
-            complaints = [text for text in found if not _is_of_stand_in(text, unknown, tables)]
+            unknown, _ = stand_in_orders(connection)
+            complaints = complaints_of(connection, "integrity_check" if indexes else "quick_check")
             broken = [text for text in complaints if not any(known in text for known in _CONTENT_COMPLAINTS)]
             if broken:
                 raise Permanent(
                     f"{snapshot.source} is damaged: {broken[0]}.",
                     "Recover it first with the sqlite3 shell: `.recover`, then move the recovered file.",
                 )
-            return SnapshotCheck(tuple(complaints), foreign_key_violations(connection), tuple(sorted(unknown)))
+            return SnapshotCheck(complaints, foreign_key_violations(connection), tuple(sorted(unknown)))
     except sqlite3.Error as error:
         raise explain(error, Path(snapshot.source)) from error
+
+
+def complaints_of(connection: sqlite3.Connection, pragma: str, most: int = 100) -> tuple[str, ...]:
+    """Return what `quick_check` or `integrity_check` says, but of the order of a collation that only stands in.
+
+    It ends at `most` complaints, unless the order of such an index alone may bring as many.
+    """
+    unknown, tables = stand_in_orders(connection)
+    query = f"PRAGMA {pragma}({_MOST_COMPLAINTS if unknown else most})"
+    found = [str(row[0]) for row in connection.execute(query) if row[0] != "ok"]
+    return tuple(text for text in found if not _is_of_stand_in(text, unknown, tables))
 
 
 def _is_of_stand_in(complaint: str, indexes: Collection[str], tables: Collection[str]) -> bool:

@@ -504,7 +504,7 @@ async def test_the_checklist_changes_nothing(target: Connection, source: Path, s
     count = await target.fetchval(objects)
     checks = await run_checks(target, settings, RULES, source)
     assert failed(checks) == ()
-    assert len(checks) == len({check.name for check in checks}) == 34
+    assert len(checks) == len({check.name for check in checks}) == 35
     assert (digest(source), await target.fetchval(objects)) == (before, count)
     assert list((settings.home / "preflight").iterdir()) == []
     assert all(verdict(check) in Verdict for check in checks)
