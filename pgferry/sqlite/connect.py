@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sqlite3
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, closing, contextmanager, suppress
@@ -10,6 +9,7 @@ from pathlib import Path
 
 import aiosqlite
 
+from pgferry.disk import sync
 from pgferry.errors import FerryError, Permanent, Transient, UsageError, is_transient
 from pgferry.model import UndecodableText
 from pgferry.sqlite.collations import add_stand_ins
@@ -116,11 +116,7 @@ def flush_log(path: Path) -> None:
     # (https://www.sqlite.org/howtocorrupt.html#_posix_advisory_locks_canceled_by_a_separate_thread_doing_close_).
     with suppress(FileNotFoundError):
         for place in (path.with_name(path.name + "-wal"), path.parent):
-            handle = os.open(place, os.O_RDONLY)
-            try:
-                os.fsync(handle)
-            finally:
-                os.close(handle)
+            sync(place)
 
 
 def decode_text(raw: bytes) -> str | UndecodableText:

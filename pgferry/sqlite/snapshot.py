@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from pgferry.disk import sync
 from pgferry.errors import Permanent, Transient
 from pgferry.model import Snapshot
 from pgferry.private import make_folder
@@ -82,13 +83,13 @@ def take(source: Path, folder: Path, progress: Callable[[int, int], None] | None
             _copy(reader, part, progress)
         # What is moved from here on the source may lose no more, when the power fails: the sync goes on from there.
         flush_log(source)
-        _sync(part)
+        sync(part)
         sha256, size = digest(part)
         if written is not None:
             os.utime(part, ns=(written, written))
         part.chmod(0o400)
         part.replace(final)
-        _sync(folder)
+        sync(folder)
     except sqlite3.Error as error:
         raise (_no_room(source, final, error) if _is_of_the_copy(error) else explain(error, source)) from error
     except OSError as error:
@@ -267,11 +268,3 @@ def foreign_key_violations(connection: sqlite3.Connection) -> int:
             # A key that refers to columns that are not unique cannot be checked; `plan` reports it.
             return 0
         raise
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
