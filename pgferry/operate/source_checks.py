@@ -114,6 +114,5 @@ def _pragma(connection: sqlite3.Connection, name: str) -> str:
 
 
 def _is_content(complaint: str) -> bool:
-    # The values break a rule of their own table, and the file's structure is sound. Of CHECK constraints nothing is
-    # ever said: SQLite does not even parse them in a file that is open for reading only.
+    # The values break a rule of their own table, and the file's structure is sound.
     return any(word in complaint for word in ("value in", "non-"))
