@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 from pgferry.convert.arrow import arrow_type, convert_array
 from pgferry.convert.buffers import Bools
 from pgferry.convert.mixed import convert_values
+from pgferry.convert.row_width import PAGE_ROOM, too_wide, widths
 from pgferry.convert.rules import Rejected, convert, storage_class
 from pgferry.errors import Permanent
 from pgferry.keys import encode_key
@@ -230,7 +231,10 @@ class ChunkRows:
 def convert_rows(
     read: TableRead, rows: Sequence[tuple[SqliteValue, ...]], schema: pa.Schema
 ) -> tuple[pa.RecordBatch, list[QuarantinedRow]]:
-    """Convert raw rows (address first, then columns) by the exact rules: a batch of those that fit, and the others."""
+    """Convert raw rows (address first, then columns) by the exact rules: a batch of those that fit, and the others.
+
+    A row whose every value fits may still be too wide for a page of PostgreSQL: see `row_width`.
+    """
     width = len(read.pair.source.address)
     pairs = [column.pair for column in read.columns]
     columns = list(zip(*rows, strict=True))[width:] if rows else [()] * len(pairs)
@@ -242,13 +246,15 @@ def convert_rows(
         arrays.append(array)
         if mask is not None:
             faults.append((number, mask.to_numpy(zero_copy_only=False)))
-    if not faults:
+    wide = widths(read.pair, arrays)
+    if not faults and wide is None:
         return pa.RecordBatch.from_arrays(arrays, schema=schema), []
-    first = np.full(len(rows), -1)
+    first = np.full(len(rows), -1) if wide is None else wide.places
+    sizes = np.zeros(len(rows), np.int64) if wide is None else wide.bytes
     for number, wrong in reversed(faults):
         first[wrong] = number
-    misfits = [(row, place) for row, place in zip(rows, first.tolist(), strict=True) if place >= 0]
-    bad = [_quarantined(read, pairs[place], row, width + place) for row, place in misfits]
+    judged = zip(rows, first.tolist(), sizes.tolist(), strict=True)
+    bad = [_quarantined(read, pairs[place], row, width + place, size) for row, place, size in judged if place >= 0]
     keep = pa.array(first < 0)
     return pa.RecordBatch.from_arrays([array.filter(keep) for array in arrays], schema=schema), bad
 
@@ -260,14 +266,18 @@ def _or_null(array: pa.Array, mask: pa.Array | None, pair: ColumnPair) -> pa.Arr
     return array.is_null() if mask is None else pc.or_(mask, array.is_null())
 
 
-def _quarantined(read: TableRead, pair: ColumnPair, row: tuple[SqliteValue, ...], place: int) -> QuarantinedRow:
-    """Return a row that does not fit, with the reason of its first value that does not."""
+def _quarantined(
+    read: TableRead, pair: ColumnPair, row: tuple[SqliteValue, ...], place: int, size: int
+) -> QuarantinedRow:
+    """Return a row that does not fit, with the reason of its first value that does not; `size` is of the whole row."""
     value, key = row[place], row[: len(read.pair.source.address)]
     answer = convert(value, pair.target.type, pair.rule)
     if isinstance(answer, Rejected):
         reason = answer.reason
     elif answer is None and pair.target.not_null:
         reason = "NULL in a column that is NOT NULL in the target"
+    elif size > PAGE_ROOM:
+        reason = too_wide(size)
     else:
         reason = "pgferry's two readings of this value disagree: please report it"
     return QuarantinedRow(read.pair.source.name, key, pair.source.name, storage_class(value), raw_bytes(value), reason)
@@ -330,6 +340,9 @@ def _convert_batch(
         if mask is not None:
             wrong = mask if wrong is None else pc.or_(wrong, mask)
         arrays.append(array)
+    if (wide := widths(read.pair, arrays)) is not None:
+        over = pa.array(wide.places >= 0)
+        wrong = over if wrong is None else pc.or_(wrong, over)
     if wrong is None or not pc.any(wrong).as_py():
         return pa.RecordBatch.from_arrays(arrays, schema=schema)
     if read.rowid is not None:

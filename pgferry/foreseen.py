@@ -6,9 +6,11 @@ import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+from pgferry.convert.row_width import PAGE_ROOM, can_be_too_wide
 from pgferry.model import ColumnPair, PgKind, SourceCatalog, TablePair
 from pgferry.quoting import quote
 from pgferry.sqlite.catalog import holds_rows
+from pgferry.sqlite.sizes import wide_rows
 
 SHOWN_LABELS = 5
 """Unknown labels of a column that a note shows."""
@@ -62,6 +64,21 @@ def unknown_labels(source: sqlite3.Connection, pairs: Iterable[TablePair]) -> tu
         for pair in pairs
         for column in pair.columns
         if column.target.type.kind is PgKind.ENUM and (note := _unknown(source, pair, column)) is not None
+    )
+
+
+def too_wide(source: sqlite3.Connection, pairs: Sequence[TablePair]) -> tuple[str, ...]:
+    """Return a note for each table with rows that fit on no page of PostgreSQL; they will be quarantined.
+
+    One scan of each table of some hundred columns; reads only.
+    """
+    kinds = {pair.source.name: [(c.source.name, c.target.type.kind) for c in pair.columns] for pair in pairs}
+    wide = [pair.source for pair in pairs if can_be_too_wide(len(pair.columns))]
+    found = [wide_rows(source, table, kinds[table.name]) for table in wide]
+    return tuple(
+        f"{rows}, will be quarantined: a row must fit on a page of PostgreSQL, which has room for {PAGE_ROOM:,} bytes"
+        for rows in found
+        if rows
     )
 
 

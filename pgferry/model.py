@@ -255,6 +255,23 @@ class TargetTable:
         raise KeyError(name)
 
 
+@dataclass(frozen=True, slots=True)
+class UniqueKey:
+    """A unique index of a target table, or the one of a primary key or unique constraint."""
+
+    table_oid: int
+    name: str
+    terms: tuple[str, ...]
+    """Its terms as PostgreSQL's SQL."""
+    columns: tuple[str | None, ...]
+    """The columns that its terms are; None for an expression."""
+    bytewise: bool = True
+    """Whether its collations find only equal bytes equal."""
+    partial: bool = False
+    nulls_equal: bool = False
+    """Whether NULL equals NULL in it (NULLS NOT DISTINCT)."""
+
+
 # ---------------------------------------------------------------- the move
 
 

@@ -8,13 +8,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from pgferry.collisions import Collision, find_collisions
 from pgferry.errors import Permanent
-from pgferry.foreseen import left_behind, renames, unknown_labels
+from pgferry.foreseen import left_behind, renames, too_wide, unknown_labels
 from pgferry.live.model import Capture
-from pgferry.live.pairs import add_hidden_columns, live_tables, target_schemas
+from pgferry.live.pairs import add_hidden_columns, live_tables, refuse_own_collations, target_schemas
 from pgferry.model import Chunk, LoadedChunk, Snapshot, TablePair, TargetTable
 from pgferry.pairing import Pairing, pair_tables
-from pgferry.postgres.catalog import have_rows, read_tables
+from pgferry.postgres.catalog import have_rows, read_tables, read_unique_keys
 from pgferry.postgres.connection import Connection
 from pgferry.postgres.ledger import (
     PlannedTable,
@@ -141,7 +142,8 @@ async def prepare(
     """Pair tables and columns, cut the chunks, and write the plan into the ledger; no row moves.
 
     Idempotent: on a run that has a plan, its chunks are used again. Raises UsageError naming everything that does not
-    fit, Permanent when a target table holds rows that this run did not load.
+    fit, Permanent when a target table holds rows that this run did not load, or rows of the source collide under a
+    unique key of the target.
     """
     with reading(Path(snapshot.path)) as source:
         catalog = read_catalog(source)
@@ -152,10 +154,16 @@ async def prepare(
             pairing = await _kept_level(connection, pairing, capture)
         done = await loaded_chunks(connection, run_id)
         await _refuse_foreign_rows(connection, pairing, done)
+        colliding = await _collisions(connection, source, pairing)
         known = _by_table(await planned_chunks(connection, run_id))
         measured = [_measure(source, pair, settings, known) for pair in pairing.pairs]
         excluded = {item.table: count_rows(source, catalog.table(item.table)) for item in pairing.excluded}
-        notes = (*left_behind(catalog), *unknown_labels(source, pairing.pairs))
+        notes = (
+            *left_behind(catalog),
+            *unknown_labels(source, pairing.pairs),
+            *too_wide(source, pairing.pairs),
+            *colliding,
+        )
     await record_renames(connection, run_id, renames(pairing.pairs))
     await plan_tables(connection, run_id, _planned(measured), [chunk for item in measured for chunk in item.chunks])
     return Move(
@@ -178,14 +186,7 @@ async def prepare(
 
 async def _kept_level(connection: Connection, pairing: Pairing, capture: Capture) -> Pairing:
     """Return the pairing with hidden columns for the tables whose rows cannot be found again otherwise."""
-    captured = {table.name for table in capture.tables}
-    missing = sorted(pair.source.name for pair in pairing.pairs if pair.source.name not in captured)
-    if missing:
-        raise Permanent(
-            f"Changes of {', '.join(missing)} cannot be followed: only the application has the collation of their key.",
-            "Exclude them in pgferry.toml, or move in a maintenance window with `python -m flows migrate`.",
-            tables=tuple(missing),
-        )
+    refuse_own_collations(pair.source for pair in pairing.pairs)
     tables = live_tables(pairing.pairs, capture)
     await add_hidden_columns(connection, tables)
     return replace(pairing, pairs=tuple(table.pair for table in tables))
@@ -257,6 +258,22 @@ async def _refuse_foreign_rows(
             "Nothing was changed. Empty these tables, exclude them in pgferry.toml, or choose another database.",
             tables=tuple(foreign),
         )
+
+
+async def _collisions(connection: Connection, source: sqlite3.Connection, pairing: Pairing) -> tuple[str, ...]:
+    """Refuse rows that collide for certain under a unique key of the target; return notes on those that may."""
+    keys = await read_unique_keys(connection, [pair.target.oid for pair in pairing.pairs])
+    found = find_collisions(source, pairing.pairs, keys, thorough=False)
+    collisions = [item for item in found if isinstance(item, Collision)]
+    certain = [str(item) for item in collisions if item.certain]
+    if certain:
+        raise Permanent(
+            f"Rows of the source collide under unique keys of the target: {'; '.join(certain)}.",
+            "Nothing was moved. Correct these rows in the source and begin anew with --restart; or drop the key in the "
+            "target and run the same command again.",
+            collisions=tuple(certain),
+        )
+    return tuple(f"these collide where the target's locale finds them equal: {item}" for item in collisions)
 
 
 def _planned(measured: Iterable[_Measured]) -> list[PlannedTable]:

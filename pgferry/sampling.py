@@ -14,6 +14,8 @@ from dataclasses import dataclass
 import aiosqlite
 import asyncpg
 
+from pgferry.convert.mixed import convert_values
+from pgferry.convert.row_width import can_be_too_wide, widths
 from pgferry.convert.rules import Rejected, convert
 from pgferry.model import CellDifference, ColumnPair, PgKind, SqliteValue, TablePair
 from pgferry.postgres.connection import Connection
@@ -49,12 +51,24 @@ async def check_sample(
     keys = [column for column in pair.columns if column.target.name in pair.target.key]
     if not keys or len(keys) < len(pair.target.key) or rows == 0:
         return SampleResult(0, ())
-    sampled = await _random_rows(snapshot, pair, rows, random.Random(seed))
+    sampled = _on_a_page(pair, await _random_rows(snapshot, pair, rows, random.Random(seed)))
     expected = [values for values in _expected(pair, sampled) if not _misses(pair, values)]
     differences: list[CellDifference] = []
     for first in range(0, len(expected), LOOKED_UP_AT_ONCE):
         differences += await _look_up(connection, pair, keys, expected[first : first + LOOKED_UP_AT_ONCE])
     return SampleResult(len(expected), tuple(differences))
+
+
+def _on_a_page(pair: TablePair, rows: list[tuple[SqliteValue, ...]]) -> list[tuple[SqliteValue, ...]]:
+    """Return the rows without those that are in quarantine because they are too wide for a page."""
+    if not rows or not can_be_too_wide(len(pair.columns)):
+        return rows
+    arrays = [
+        convert_values(values, column.target.type, column.rule)[0]
+        for column, values in zip(pair.columns, zip(*rows, strict=True), strict=True)
+    ]
+    wide = widths(pair, arrays)
+    return rows if wide is None else [row for row, place in zip(rows, wide.places, strict=True) if place < 0]
 
 
 def _expected(pair: TablePair, rows: Iterable[tuple[SqliteValue, ...]]) -> Iterator[Expected]:

@@ -8,6 +8,7 @@ from prefect import get_run_logger, task
 from sqlalchemy.engine import URL
 
 from pgferry.errors import FerryError
+from pgferry.live.begin import refuse_unwritable
 from pgferry.live.model import Phase
 from pgferry.live.phases import current
 from pgferry.operate.preflight import Check, failed, judge, markdown, run_checks, summary, to_json
@@ -55,6 +56,7 @@ def look_ahead(run: Run, target: str, config: str) -> tuple[Check, ...]:
         async with session(url, settings) as opened:
             if (await current(opened, run.id)).phase is not Phase.NONE or run.snapshot is not None:
                 return ()
+            refuse_unwritable(Path(run.source), settings.rules())
             return await standing_checks(opened, settings, settings.rules(), Path(run.source), url)
 
     checks = wait_for(work())

@@ -11,13 +11,16 @@ from pgferry.errors import Permanent, UsageError
 from pgferry.live import phases
 from pgferry.live.forward import sync_once
 from pgferry.live.model import Capture, Live, Phase, Synced
+from pgferry.live.pairs import refuse_own_collations
 from pgferry.model import Snapshot
 from pgferry.postgres import fence as target_fence
 from pgferry.postgres.connection import Connection
 from pgferry.postgres.journal import begin_position, other_live, record_capture, reserve_token
 from pgferry.postgres.ledger import Run
+from pgferry.settings import Rules
 from pgferry.sqlite import capture as captures
 from pgferry.sqlite import fence as source_fence
+from pgferry.sqlite.catalog import read_catalog
 from pgferry.sqlite.connect import open_read_only
 from pgferry.sqlite.outbox import last_id, mark_of, prune_before
 
@@ -38,6 +41,14 @@ class Undone:
 
     removed: tuple[str, ...]
     """Names of the objects that were removed from the SQLite file."""
+
+
+def refuse_unwritable(path: Path, rules: Rules) -> None:
+    """Raise Permanent naming tables of the live file that only the application can write to; those excluded do not
+    count. Raises as `open_read_only` does."""
+    with closing(open_read_only(path, stand_ins=True)) as source:
+        tables = read_catalog(source).tables
+    refuse_own_collations(table for table in tables if not rules.table(table.name).exclude)
 
 
 async def begin_capture(connection: Connection, run: Run) -> Capture:

@@ -17,6 +17,7 @@ from pathlib import Path
 from dotenv import dotenv_values
 from dotenv.parser import Binding, parse_stream
 
+from pgferry.disk import sync
 from pgferry.errors import Permanent
 from pgferry.private import make_folder
 
@@ -215,7 +216,7 @@ def _write(path: Path, text: str, *, like: Path | None = None) -> None:
         except BaseException:
             fresh.unlink(missing_ok=True)
             raise
-        _sync_folder(path.parent)
+        sync(path.parent)
 
 
 def _write_fresh(path: Path, content: bytes, like: os.stat_result | None) -> None:
@@ -233,11 +234,3 @@ def _make_alike(descriptor: int, like: os.stat_result) -> None:
     if (made.st_uid, made.st_gid) != (like.st_uid, like.st_gid):
         os.fchown(descriptor, like.st_uid, like.st_gid)
     os.fchmod(descriptor, like.st_mode & 0o7777)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -10,7 +10,7 @@ from pathlib import Path
 from pgferry.errors import Permanent, UsageError
 from pgferry.live.changes import refuse_changes
 from pgferry.live.model import HIDDEN, Capture, CapturedTable, Live, LiveTable
-from pgferry.model import Affinity, ColumnPair, PgKind, PgType, SourceColumn, TablePair, TargetColumn
+from pgferry.model import Affinity, ColumnPair, PgKind, PgType, SourceColumn, SourceTable, TablePair, TargetColumn
 from pgferry.pairing import pair_tables
 from pgferry.postgres.catalog import read_tables, rows_of
 from pgferry.postgres.connection import Connection
@@ -20,6 +20,7 @@ from pgferry.quoting import quote
 from pgferry.settings import Rules
 from pgferry.sqlite.catalog import read_catalog
 from pgferry.sqlite.chunks import TableSample
+from pgferry.sqlite.collations import indexed_by_own
 from pgferry.sqlite.connect import open_read_only
 from pgferry.sqlite.guard import TableRead, plan_read
 
@@ -79,6 +80,19 @@ def live_tables(pairs: Sequence[TablePair], capture: Capture) -> tuple[LiveTable
             "Give the target tables the same primary key by a migration, or exclude them in pgferry.toml.",
         )
     return tuple(_live_table(pair, capture.table(pair.source.name)) for pair in pairs)
+
+
+def refuse_own_collations(tables: Iterable[SourceTable]) -> None:
+    """Raise Permanent naming the tables that the sync back could not write to, for want of an index's collation."""
+    names = sorted(table.name for table in tables if indexed_by_own(table))
+    if names:
+        raise Permanent(
+            f"{', '.join(names)} cannot be kept level: a key or index is in the order of a collation that only the "
+            "application has, and without it nobody writes to the table.",
+            "Drop such indexes, exclude the tables in pgferry.toml, or move in a maintenance window with "
+            "`python -m flows migrate`.",
+            tables=tuple(names),
+        )
 
 
 async def add_hidden_columns(connection: Connection, tables: Iterable[LiveTable]) -> None:

@@ -7,7 +7,7 @@ the copy of the SQLite file is removed.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from typing import Any
 from sqlalchemy.engine import URL
 
 from pgferry.errors import FerryError, Permanent
-from pgferry.operate import plan_checks, room, source_checks
+from pgferry.operate import key_checks, plan_checks, room, size_checks, source_checks
 from pgferry.operate.check import Check, Verdict, failed, failed_check, megabytes, warned
 from pgferry.operate.estimate import Estimate, measure
 from pgferry.operate.migration_checks import check_migrations, check_revision
@@ -115,6 +115,11 @@ async def _deep(
     copy, seconds = Path(snapshot.path), time.monotonic() - started
     try:
         checks = [here, *_of_copy(copy, f"on a copy of {megabytes(snapshot.bytes)}, taken in {seconds:.1f} s")]
+        if not failed(checks):
+            checks += _of_rows(copy, facts, rules, paired)
+            if connection is not None and paired.pairs:
+                keys = key_checks.check_unique_keys(connection, copy, paired)
+                checks.append(await guarded("unique keys", keys))
         if connection is not None:
             checks += await _reckoned(connection, settings, rules, facts, paired, copy, seconds, named=named)
         return checks
@@ -130,6 +135,21 @@ def _of_copy(copy: Path, taken: str) -> list[Check]:
         return [integrity, source_checks.check_foreign_keys(copy)]
     except UNEXPECTED as error:
         return [broken("SQLite integrity", error)]
+
+
+def _of_rows(copy: Path, facts: FileFacts, rules: Rules, paired: Paired) -> list[Check]:
+    """Look for what the rows hold that PostgreSQL cannot: each by itself, that one failure hides no other."""
+    looks: dict[str, Callable[[], Check]] = {
+        "long values": lambda: size_checks.check_long_values(copy, facts, paired, rules),
+        "wide rows": lambda: size_checks.check_wide_rows(copy, paired, rules),
+    }
+    found = []
+    for name, look in looks.items():
+        try:
+            found.append(look())
+        except UNEXPECTED as error:
+            found.append(broken(name, error))
+    return found
 
 
 async def _reckoned(

@@ -82,6 +82,7 @@ async def _look_at_tables(connection: Connection, rules: Rules, source: Path) ->
     if paired.pairs:
         checks += [
             target_checks.check_keys(paired),
+            target_checks.check_collations(paired),
             await guarded("right to alter tables", target_checks.check_table_rights(connection, paired)),
             await guarded("rows in the target", target_checks.check_rows(connection, paired, source)),
             await guarded("triggers in the target", target_checks.check_triggers(connection, paired)),

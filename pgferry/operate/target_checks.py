@@ -19,6 +19,7 @@ from pgferry.postgres.statements import statements
 from pgferry.quoting import quote
 from pgferry.settings import Rules, Settings, parse_target, safe_url
 from pgferry.sqlite.catalog import read_catalog
+from pgferry.sqlite.collations import indexed_by_own
 from pgferry.sqlite.connect import open_read_only
 
 SQL = statements("preflight")
@@ -42,7 +43,7 @@ class Paired:
 
 async def pair(conn: Connection, source: Path, rules: Rules) -> Paired:
     """Pair the tables of the live file with the target's; raises as `open_read_only`, and sqlite3.Error."""
-    with closing(open_read_only(source)) as reader:
+    with closing(open_read_only(source, stand_ins=True)) as reader:
         catalog = read_catalog(reader)
     targets = await read_tables(conn, await target_schemas(conn, rules))
     if not targets:
@@ -191,6 +192,20 @@ def check_keys(paired: Paired) -> Check:
             " primary key by a migration. `migrate` alone needs none.",
         )
     return passed(name, f"{len(paired.pairs)} tables have the same primary key on both sides")
+
+
+def check_collations(paired: Paired) -> Check:
+    """Look for keys and indexes by a collation of the application's own: the sync back could not write their tables."""
+    name = "collations"
+    own = [pair.source.name for pair in paired.pairs if indexed_by_own(pair.source)]
+    if not own:
+        return passed(name, "no key or index is by a collation of the application's own")
+    return warned(
+        name,
+        f"a key or index by a collation of the application's own: {listed(own)}",
+        "`migrate` moves these tables. Dual-write and --cut-over refuse them: nobody else can write to them in SQLite."
+        " Drop such indexes, or exclude the tables in pgferry.toml.",
+    )
 
 
 def _has_common_key(pair: TablePair) -> bool:

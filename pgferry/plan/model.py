@@ -12,8 +12,8 @@ class NotCarried:
     """Something of the source that the target does not get, and why."""
 
     kind: str
-    """`table`, `column`, `default`, `generated`, `primary key`, `unique`, `index`, `foreign key`, `check`, `view`,
-    `trigger`."""
+    """`table`, `rows`, `column`, `default`, `generated`, `primary key`, `unique`, `index`, `foreign key`, `check`,
+    `view`, `trigger`."""
     table: str
     name: str
     reason: str

@@ -10,6 +10,7 @@ from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
+from pgferry.convert.row_width import MOST_COLUMNS, PAGE_ROOM, can_be_too_wide
 from pgferry.errors import UsageError
 from pgferry.model import PgKind, PgType, SourceCatalog, SourceObject, SourceTable
 from pgferry.pairing import ALEMBIC_TABLE
@@ -25,12 +26,10 @@ from pgferry.settings import Rules
 from pgferry.sqlite.catalog import is_own, read_catalog
 from pgferry.sqlite.connect import explain, open_read_only
 from pgferry.sqlite.profile import profile_table
+from pgferry.sqlite.sizes import wide_rows
 
 _MULTIPLIED = re.compile(r"""(?<!SELECT)(?<!DISTINCT)(?<!ALL)(?<![\s(,.])\s*\*""", re.IGNORECASE)
 """A `*` that may be a product, and not all columns or all rows."""
-
-MOST_COLUMNS = 1600
-"""Columns of a PostgreSQL table (https://www.postgresql.org/docs/current/limits.html)."""
 
 
 def make_plan(snapshot_path: Path, rules: Rules | None = None) -> SchemaPlan:
@@ -66,6 +65,7 @@ def _plan(connection: sqlite3.Connection, rules: Rules) -> SchemaPlan:
     views = _views(connection, catalog, view_names, known, left)
     for draft in drafts.values():
         left += draft.not_carried
+        left += _too_wide(connection, draft)
     return SchemaPlan(
         tables=tuple(replace(table, foreign_keys=keys[name]) for name, table in tables.items()),
         views=tuple(views),
@@ -103,6 +103,15 @@ def _why_excluded(table: SourceTable, rules: Rules) -> str:
     if len(table.columns) > MOST_COLUMNS:
         return f"it has {len(table.columns):,} columns; a PostgreSQL table has {MOST_COLUMNS:,} at the most"
     return ""
+
+
+def _too_wide(connection: sqlite3.Connection, draft: Draft) -> Iterator[NotCarried]:
+    if can_be_too_wide(len(draft.proposals)):
+        kinds = [(column, proposal.type.kind) for column, proposal in draft.proposals.items()]
+        rows = wide_rows(connection, draft.source, kinds)
+        if rows:
+            reason = f"too wide for a page of PostgreSQL, which has room for {PAGE_ROOM:,} bytes; they are quarantined"
+            yield NotCarried("rows", draft.source.name, str(rows), reason)
 
 
 # ---------------------------------------------------------------- tables

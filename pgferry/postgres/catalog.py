@@ -9,7 +9,7 @@ from typing import Any
 
 import asyncpg
 
-from pgferry.model import PgKind, PgType, TargetColumn, TargetTable
+from pgferry.model import PgKind, PgType, TargetColumn, TargetTable, UniqueKey
 from pgferry.postgres.handle import Connection
 from pgferry.postgres.statements import statements
 from pgferry.quoting import qualified
@@ -69,6 +69,23 @@ async def read_tables(conn: Connection, schemas: Sequence[str] = ("public",)) ->
     for column in columns:
         of_table[column["table_oid"]].append(_column(column, types))
     return tuple(_table(table, of_table[table["oid"]], waiting) for table in tables)
+
+
+async def read_unique_keys(conn: Connection, oids: Sequence[int]) -> tuple[UniqueKey, ...]:
+    """Return the unique indexes that these tables have now, by name; those that a run has put aside are not there."""
+    rows = await conn.fetch(SQL["unique_keys"], list(oids))
+    return tuple(
+        UniqueKey(
+            table_oid=row["table_oid"],
+            name=row["name"],
+            terms=tuple(row["terms"]),
+            columns=tuple(row["columns"]),
+            bytewise=row["bytewise"],
+            partial=row["partial"],
+            nulls_equal=row["nulls_equal"],
+        )
+        for row in rows
+    )
 
 
 async def server_version(conn: Connection) -> tuple[int, int]:

@@ -45,6 +45,11 @@ def uses_own(table: SourceTable) -> bool:
     return any(map(is_own, (column.collation for column in table.columns))) or any(map(is_own, of_indexes))
 
 
+def indexed_by_own(table: SourceTable) -> bool:
+    """Say whether a key or index of a table is ordered by such a collation: SQLite lets nobody write to it without."""
+    return any(is_own(term.collation) for index in table.indexes for term in index.terms)
+
+
 def keyed_by_own(table: SourceTable) -> bool:
     """Say whether the table itself lies in the order of such a collation, so that it can only be read through."""
     keys = (term.collation for index in table.indexes if index.origin == "pk" for term in index.terms)

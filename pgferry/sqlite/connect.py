@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import stat
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, closing, contextmanager, suppress
 from pathlib import Path
 
 import aiosqlite
 
+from pgferry.disk import sync
 from pgferry.errors import FerryError, Permanent, Transient, UsageError, is_transient
 from pgferry.model import UndecodableText
 from pgferry.sqlite.collations import add_stand_ins
 
-_MAGIC = b"SQLite format 3\x00"
-_HEADER_BYTES = 100
 _OLDEST_SQLITE = (3, 37)  # `pragma table_list`
 
 
@@ -34,15 +34,22 @@ def open_read_only(
     `busy_seconds`, Permanent for anything else.
     """
     _check_library()
-    _check_file(path)
+    _check_path(path)
     connection = _connect(path, "?mode=ro" + ("&immutable=1" if immutable else ""), busy_seconds)
     try:
         _read_schema(connection)
+        connection.execute("BEGIN")
+        _check_size(connection, path)
+        connection.execute("COMMIT")
         if immutable if stand_ins is None else stand_ins:
             add_stand_ins(connection)
     except sqlite3.Error as error:
+        problem = _explain_opening(connection, error, path)
         connection.close()
-        raise explain(error, path) from error
+        raise problem from error
+    except FerryError:
+        connection.close()
+        raise
     return connection
 
 
@@ -76,13 +83,14 @@ def open_writable(path: Path, *, busy_seconds: float = 30.0) -> sqlite3.Connecti
     Raises as `open_read_only`, and Permanent when the file or its folder may not be written.
     """
     _check_library()
-    _check_file(path)
+    _check_path(path)
     connection = _connect(path, "?mode=rw", busy_seconds)
     try:
         connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
     except sqlite3.Error as error:
+        problem = _explain_opening(connection, error, path)
         connection.close()
-        raise explain(error, path) from error
+        raise problem from error
     return connection
 
 
@@ -116,11 +124,7 @@ def flush_log(path: Path) -> None:
     # (https://www.sqlite.org/howtocorrupt.html#_posix_advisory_locks_canceled_by_a_separate_thread_doing_close_).
     with suppress(FileNotFoundError):
         for place in (path.with_name(path.name + "-wal"), path.parent):
-            handle = os.open(place, os.O_RDONLY)
-            try:
-                os.fsync(handle)
-            finally:
-                os.close(handle)
+            sync(place)
 
 
 def decode_text(raw: bytes) -> str | UndecodableText:
@@ -168,46 +172,64 @@ def _check_library() -> None:
         )
 
 
-def _check_file(path: Path) -> None:
+def _check_path(path: Path) -> None:
+    # Never by opening the file: to close any handle of it drops the locks that SQLite has on it in this process
+    # (https://www.sqlite.org/howtocorrupt.html#_posix_advisory_locks_canceled_by_a_separate_thread_doing_close_).
     try:
-        if path.is_dir():
-            raise UsageError(f"{path} is a directory, not a SQLite file.", "Name the database file in it.")
-        with path.open("rb") as file:
-            header = file.read(_HEADER_BYTES)
-        size = path.stat().st_size
+        is_directory = stat.S_ISDIR(path.stat().st_mode)
     except FileNotFoundError as error:
         raise UsageError(f"There is no file {path}.", "Check the path of the source.") from error
     except PermissionError as error:
-        raise Permanent(f"{path} may not be read by this user.", "Give this user permission to read it.") from error
+        raise _no_permission(path) from error
     except (OSError, ValueError) as error:
         raise UsageError(f"{path} cannot be opened: {error}.", "Check the path of the source.") from error
-    _check_header(path, header, size)
+    if is_directory:
+        raise UsageError(f"{path} is a directory, not a SQLite file.", "Name the database file in it.")
+    if not os.access(path, os.R_OK, effective_ids=os.access in os.supports_effective_ids):
+        raise _no_permission(path)
 
 
-def _check_header(path: Path, header: bytes, size: int) -> None:
-    if size == 0:
-        return
-    if not header.startswith(_MAGIC):
+def _no_permission(path: Path) -> Permanent:
+    return Permanent(f"{path} may not be read by this user.", "Give this user permission to read it.")
+
+
+def _explain_opening(connection: sqlite3.Connection, error: sqlite3.Error, path: Path) -> FerryError:
+    """Return the sentence for an error met before anything was read: a file that is cut short is told from others."""
+    if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_CORRUPT and _is_cut_short(connection, path):
+        return _truncated(path, "fewer than its header says")
+    return explain(error, path)
+
+
+def _is_cut_short(connection: sqlite3.Connection, path: Path) -> bool:
+    try:
+        # It reads the header alone, and SQLite holds only that against the file's size.
+        connection.execute("PRAGMA user_version").fetchone()
+    except sqlite3.Error:
+        return True
+    return bool(path.stat().st_size % connection.execute("PRAGMA page_size").fetchone()[0])
+
+
+def _check_size(connection: sqlite3.Connection, path: Path) -> None:
+    """Refuse a file of a few bytes, which is an empty database to SQLite, and one that lacks a part of its last page.
+
+    To be called within a transaction, in which the file's size stays what it is.
+    """
+    pages, page = (connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "page_size"))
+    size = path.stat().st_size
+    if size and not pages:
         raise _no_database(path)
-    expected = _recorded_size(header)
-    if size < expected and not _has_log(path):
-        raise Permanent(
-            f"{path} is truncated: it has {size:,} of {expected:,} bytes.", "Copy it again, or restore a backup."
-        )
+    if size < pages * page and not _has_log(path):
+        raise _truncated(path, f"of {pages * page:,}")
 
 
-def _recorded_size(header: bytes) -> int:
-    """Return the size in bytes that the header records, 0 when it says nothing reliable (fileformat2.html#1.3.8)."""
-    if len(header) < _HEADER_BYTES:
-        return _HEADER_BYTES
-    if header[24:28] != header[92:96]:
-        return 0
-    page = int.from_bytes(header[16:18], "big")
-    return int.from_bytes(header[28:32], "big") * (65536 if page == 1 else page)
+def _truncated(path: Path, than: str) -> Permanent:
+    return Permanent(
+        f"{path} is truncated: it has {path.stat().st_size:,} bytes, {than}.", "Copy it again, or restore a backup."
+    )
 
 
 def _has_log(path: Path) -> bool:
-    # An unfinished checkpoint or transaction leaves the file short; SQLite completes it from the log.
+    # What is committed there is not in the file yet.
     logs = (path.with_name(path.name + suffix) for suffix in ("-wal", "-journal"))
     return any(log.exists() and log.stat().st_size for log in logs)
 

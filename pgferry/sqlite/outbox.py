@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import sqlite3
-from collections.abc import Iterator, Sequence
-from itertools import islice
+from collections.abc import Iterator
 from pathlib import Path
 
 from pgferry.errors import Transient
 from pgferry.live.model import CapturedTable, Touched
-from pgferry.model import Key, SourceTable, SqliteValue
+from pgferry.model import SourceTable, SqliteValue
 from pgferry.quoting import quote
-from pgferry.sqlite.binding import bound, marks
 from pgferry.sqlite.collations import BUILT_IN_COLLATIONS
 from pgferry.sqlite.connect import write_transaction
 from pgferry.sqlite.guard import TableRead, raw_select
@@ -26,7 +24,6 @@ _PRUNE = (
     f" (SELECT id FROM {quote(OUTBOX)} WHERE id <= ? AND id < ({_LAST}) ORDER BY id LIMIT ?)"
 )
 _PRUNE_PATIENCE = 0.5
-_KEYS_AT_ONCE = 500  # SQLite takes 999 bound values in its older versions.
 
 RawRow = tuple[SqliteValue, ...]
 
@@ -89,22 +86,6 @@ def touched_rows(
         yield tuple(row)
 
 
-def rows_of_keys(connection: sqlite3.Connection, read: TableRead, keys: Sequence[Key]) -> list[RawRow]:
-    """Return the rows that have these addresses (see `SourceTable.address`), raw: the address first, then the columns.
-
-    A row that several keys address, such as 'A' and 'a' under NOCASE, comes once for each.
-    """
-    found: list[RawRow] = []
-    waiting = iter(dict.fromkeys(keys))
-    while batch := list(islice(waiting, _KEYS_AT_ONCE)):
-        if len(read.pair.source.address) == 1 and all(key[0] is not None for key in batch):
-            found += _rows_of_values(connection, read, [key[0] for key in batch])
-        else:
-            for key in batch:
-                found += _rows_of_key(connection, read, key)
-    return found
-
-
 def prune(path: Path, upto: int, batch: int = 5000) -> int:
     """Remove the entries up to that number but the newest of all, in short write transactions; return how many.
 
@@ -159,16 +140,3 @@ def _rowids_by_key(source: SourceTable, table: CapturedTable) -> str:
 def _is_comparable(source: SourceTable, table: CapturedTable) -> bool:
     """Whether there is a declared key and this program has the collations that compare it."""
     return bool(table.key) and all(source.column(name).collation in BUILT_IN_COLLATIONS for name in table.key)
-
-
-def _rows_of_values(connection: sqlite3.Connection, read: TableRead, values: Key | list[SqliteValue]) -> list[RawRow]:
-    key = tuple(values)
-    column = quote(read.pair.source.address[0])
-    sql = f"{raw_select(read)} WHERE {column} IN ({', '.join(marks(key))})"
-    return [tuple(row) for row in connection.execute(sql, bound(key))]
-
-
-def _rows_of_key(connection: sqlite3.Connection, read: TableRead, key: Key) -> list[RawRow]:
-    terms = zip(read.pair.source.address, marks(key), strict=True)
-    conditions = " AND ".join(f"{quote(name)} IS {mark}" for name, mark in terms)
-    return [tuple(row) for row in connection.execute(f"{raw_select(read)} WHERE {conditions}", bound(key))]

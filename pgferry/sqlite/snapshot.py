@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from threading import Event
 
+from pgferry.disk import sync
 from pgferry.errors import Permanent, Transient
 from pgferry.model import Snapshot
 from pgferry.private import make_folder
@@ -34,7 +35,8 @@ RESTARTS = 3
 """How often a backup may begin anew because the source was written to, before it is taken in one step."""
 
 # What SQLite's checks say of values and index entries. The tables themselves can be read, so their rows move;
-# the move's own rules then judge each value. Anything else means that the file's structure is broken.
+# the move's own rules then judge each value. Anything else means that the file's structure is broken. Of CHECK
+# constraints nothing is ever said: SQLite does not even parse them in a file that is open for reading only.
 _CONTENT_COMPLAINTS = (
     "NULL value in",
     "NUMERIC value in",
@@ -42,7 +44,6 @@ _CONTENT_COMPLAINTS = (
     "non-INT value in",
     "non-BLOB value in",
     "non-TEXT value in",
-    "CHECK constraint failed",
     "non-unique entry in index",
     "missing from index",
     "values differ from index",
@@ -92,7 +93,7 @@ def take(source: Path, folder: Path, progress: Callable[[int, int], None] | None
             os.utime(part, ns=(written, written))
         part.chmod(0o400)
         part.replace(final)
-        _sync(folder)
+        sync(folder)
     except sqlite3.Error as error:
         raise (_no_room(source, final, error) if _is_of_the_copy(error) else explain(error, source)) from error
     except OSError as error:
@@ -125,21 +126,28 @@ def check(snapshot: Snapshot, *, indexes: bool = False) -> SnapshotCheck:
         with closing(open_read_only(path, immutable=True)) as connection:
             # Looking rows up in indexes reads pages over and over with the default cache of 2 MB.
             connection.execute("PRAGMA cache_size = -32768")
-            pragma = "integrity_check" if indexes else "quick_check"
-            unknown, tables = stand_in_orders(connection)
-            # By default a check ends at 100 complaints, which the order of such an index alone may bring.
-            most = f"({_MOST_COMPLAINTS})" if unknown else ""
-            found = [str(row[0]) for row in connection.execute(f"PRAGMA {pragma}{most}") if row[0] != "ok"]
-            complaints = [text for text in found if not _is_of_stand_in(text, unknown, tables)]
+            unknown, _ = stand_in_orders(connection)
+            complaints = complaints_of(connection, "integrity_check" if indexes else "quick_check")
             broken = [text for text in complaints if not any(known in text for known in _CONTENT_COMPLAINTS)]
             if broken:
                 raise Permanent(
                     f"{snapshot.source} is damaged: {broken[0]}.",
                     "Recover it first with the sqlite3 shell: `.recover`, then move the recovered file.",
                 )
-            return SnapshotCheck(tuple(complaints), foreign_key_violations(connection), tuple(sorted(unknown)))
+            return SnapshotCheck(complaints, foreign_key_violations(connection), tuple(sorted(unknown)))
     except sqlite3.Error as error:
         raise explain(error, Path(snapshot.source)) from error
+
+
+def complaints_of(connection: sqlite3.Connection, pragma: str, most: int = 100) -> tuple[str, ...]:
+    """Return what `quick_check` or `integrity_check` says, but of the order of a collation that only stands in.
+
+    It ends at `most` complaints, unless the order of such an index alone may bring as many.
+    """
+    unknown, tables = stand_in_orders(connection)
+    query = f"PRAGMA {pragma}({_MOST_COMPLAINTS if unknown else most})"
+    found = [str(row[0]) for row in connection.execute(query) if row[0] != "ok"]
+    return tuple(text for text in found if not _is_of_stand_in(text, unknown, tables))
 
 
 def _is_of_stand_in(complaint: str, indexes: Collection[str], tables: Collection[str]) -> bool:
@@ -252,7 +260,7 @@ def _flushed_meanwhile(path: Path) -> Iterator[None]:
 def _synced_digest(path: Path) -> tuple[str, int]:
     """Wait until a file is on the disk, and return its digest, reckoned meanwhile."""
     with ThreadPoolExecutor(1) as beside:
-        synced = beside.submit(_sync, path)
+        synced = beside.submit(sync, path)
         found = digest(path)
         synced.result()
     return found
@@ -297,11 +305,3 @@ def foreign_key_violations(connection: sqlite3.Connection) -> int:
             # A key that refers to columns that are not unique cannot be checked; `plan` reports it.
             return 0
         raise
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -4,281 +4,47 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-import sqlite3
-import tempfile
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import pytest
 from sqlalchemy.engine import URL
 
 from pgferry.errors import Permanent
 from pgferry.live.status import read_status
-from pgferry.operate import migration_checks, plan_checks, room, server_checks, source_checks, target_checks
-from pgferry.operate.check import Check, Verdict
+from pgferry.operate import migration_checks, plan_checks, room, source_checks, target_checks
+from pgferry.operate.check import Verdict
 from pgferry.operate.estimate import Estimate, measure
 from pgferry.operate.preflight import failed, judge, markdown, run_checks, summary, to_json
 from pgferry.operate.source_checks import FileFacts
 from pgferry.operate.standing import standing_checks
 from pgferry.operate.target_checks import Paired
-from pgferry.postgres import embedded
-from pgferry.postgres.connection import Connection, connect
+from pgferry.postgres.connection import Connection
 from pgferry.postgres.embedded import EmbeddedServer
 from pgferry.postgres.journal import live_run
 from pgferry.postgres.ledger import install
-from pgferry.quoting import quote
-from pgferry.settings import Rules, Settings, load_settings
+from pgferry.settings import Settings, load_settings
 from tests.acceptance.moving import Mover, alembic_project
 from tests.acceptance.workload_schema import POSTGRES, create_sqlite
-from tests.live import LiveMove
-from tests.pooler import pooler
-
-RULES = Rules()
-SOURCE = """
-CREATE TABLE parents (id INTEGER PRIMARY KEY, name TEXT NOT NULL, score REAL, photo BLOB);
-CREATE TABLE children (id INTEGER PRIMARY KEY, parent_id INTEGER REFERENCES parents (id), note TEXT);
-CREATE INDEX children_parent ON children (parent_id);
-WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 3000)
-INSERT INTO parents SELECT i, 'parent ' || i, i / 3.0, randomblob(20) FROM n;
-INSERT INTO children SELECT id * 10, id, 'a child of ' || name FROM parents;
-"""
-TARGET = (
-    "CREATE TABLE parents (id bigint PRIMARY KEY, name text NOT NULL, score double precision, photo bytea)",
-    "CREATE TABLE children (id bigint PRIMARY KEY, parent_id bigint REFERENCES parents (id), note text)",
-    "CREATE INDEX children_parent ON children (parent_id)",
+from tests.integration.checklist import (
+    FAIL,
+    PASS,
+    RULES,
+    TARGET,
+    WARN,
+    durable,
+    made,
+    reached,
+    role,
+    settings,
+    source,
+    target,
+    verdict,
 )
+from tests.live import LiveMove
 
-
-@pytest.fixture
-def settings(tmp_path: Path) -> Settings:
-    return load_settings(
-        home=tmp_path / "home", application_env=tmp_path / "app.env", alembic_config=tmp_path / "none.ini"
-    )
-
-
-@pytest.fixture
-def source(tmp_path: Path) -> Path:
-    return made(tmp_path / "app.db", SOURCE)
-
-
-@pytest.fixture
-async def target(connection: Connection) -> Connection:
-    """The test's database, with the tables of the source."""
-    for statement in TARGET:
-        await connection.execute(statement)
-    return connection
-
-
-@pytest.fixture(scope="module")
-def durable() -> Iterator[EmbeddedServer]:
-    """A server as one runs it: durable, with WAL archiving, and PostgreSQL's own max_wal_size."""
-    home = Path(tempfile.mkdtemp(prefix="pgferry-preflight-"))
-    home.chmod(0o755)
-    try:
-        yield embedded.start(
-            home, {"archive_mode": "on", "archive_command": "/bin/true", "max_wal_size": "1GB", "max_connections": "30"}
-        )
-    finally:
-        embedded.stop(home)
-        shutil.rmtree(home)
-
-
-@asynccontextmanager
-async def reached(url: URL) -> AsyncIterator[Connection]:
-    opened = await connect(url)
-    try:
-        yield opened
-    finally:
-        await opened.close()
-
-
-@asynccontextmanager
-async def role(connection: Connection, attributes: str = "") -> AsyncIterator[str]:
-    """A role with no rights; the session becomes it, unless it is to log in by itself."""
-    name = f"little_{uuid4().hex[:10]}"
-    await connection.execute(f"CREATE ROLE {name} {attributes}")
-    try:
-        if not attributes:
-            await connection.execute(f"SET ROLE {name}")
-        yield name
-    finally:
-        await connection.execute(f"RESET ROLE; DROP OWNED BY {name} CASCADE; DROP ROLE {name}")
-
-
-def made(path: Path, script: str) -> Path:
-    with closing(sqlite3.connect(path)) as file:
-        file.executescript(script)
-    return path
-
-
-def verdict(check: Check) -> Verdict:
-    """Return the verdict; what is not well says what to do."""
-    assert check.measured
-    assert bool(check.advice) == (check.verdict is not Verdict.PASS), check
-    return check.verdict
-
-
-PASS, WARN, FAIL = Verdict.PASS, Verdict.WARN, Verdict.FAIL
-
-# ---------------------------------------------------------------- the server
-
-
-async def test_a_server_that_takes_writes_passes_and_a_read_only_one_fails(
-    connection: Connection, database_url: URL
-) -> None:
-    found = await server_checks.check_server(connection)
-    assert verdict(found) is PASS
-    assert f"database {database_url.database}" in found.measured
-    await connection.execute(f"ALTER DATABASE {database_url.database} SET default_transaction_read_only = on")
-    async with reached(database_url) as second:
-        assert verdict(await server_checks.check_server(second)) is FAIL
-
-
-async def test_only_utf8_holds_every_text(connection: Connection, server_url: URL) -> None:
-    assert verdict(await server_checks.check_encoding(connection)) is PASS
-    name = f"pgferry_test_{uuid4().hex[:12]}"
-    await connection.execute(f"CREATE DATABASE {name} TEMPLATE template0 ENCODING 'SQL_ASCII' LOCALE 'C'")
-    try:
-        async with reached(server_url.set(database=name)) as other:
-            found = await server_checks.check_encoding(other)
-        assert (verdict(found), found.measured) == (FAIL, "SQL_ASCII")
-    finally:
-        await connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
-
-
-async def test_connections_are_held_against_the_pools(
-    connection: Connection, database_url: URL, settings: Settings
-) -> None:
-    row = await connection.fetchrow(server_checks.SQL["connections"])
-    assert row is not None
-    ours = 2 * settings.parallelism + server_checks.BESIDES
-
-    async def judged(size: int) -> Verdict:
-        given = settings.model_copy(update={"pool_size": size, "pool_overflow": 0})
-        return verdict(await server_checks.check_connections(connection, given))
-
-    assert await judged(1) is PASS
-    async with reached(database_url):
-        assert await judged(row["places"] - ours) is WARN
-    assert await judged(row["places"] - ours + 1) is FAIL
-    await connection.execute(f"ALTER DATABASE {database_url.database} CONNECTION LIMIT {ours}")
-    assert await judged(1) is FAIL
-
-
-async def test_a_pooler_is_told_by_the_process_that_answers(
-    connection: Connection, database_url: URL, settings: Settings
-) -> None:
-    assert verdict(await server_checks.check_pooler(connection, settings)) is PASS
-    async with pooler(database_url, resets=False) as url, reached(url) as pooled:
-        found = await server_checks.check_pooler(pooled, settings)
-    assert verdict(found) is WARN
-    assert "max_prepared_statements" in found.advice
-
-
-async def test_a_pooler_that_forgets_prepared_statements_fails(database_url: URL, settings: Settings) -> None:
-    async with pooler(database_url, resets=True) as url:
-        async with reached(url) as pooled:
-            found = await server_checks.check_pooler(pooled, settings)
-        assert verdict(found) is FAIL
-        assert "prepared statements fail" in found.measured
-        async with reached(url.update_query_dict({"statement_cache_size": "0"})) as plain:
-            assert verdict(await server_checks.check_pooler(plain, settings)) is WARN
-
-
-async def test_checkpoints_and_durability(connection: Connection, durable: EmbeddedServer) -> None:
-    if await connection.fetchval("SHOW max_wal_size") == "4GB":
-        assert verdict(await server_checks.check_checkpoints(connection)) is PASS
-    if await connection.fetchval("SHOW fsync") == "off":
-        found = await server_checks.check_durability(connection)
-        assert verdict(found) is WARN
-        assert "fsync" in found.advice
-    async with reached(durable.url()) as other:
-        assert verdict(await server_checks.check_checkpoints(other)) is WARN
-        assert verdict(await server_checks.check_durability(other)) is PASS
-        await other.execute("SET synchronous_commit = off")
-        assert verdict(await server_checks.check_durability(other)) is WARN
-
-
-async def test_backups_are_archived_or_declared(
-    connection: Connection, durable: EmbeddedServer, settings: Settings
-) -> None:
-    if await connection.fetchval("SHOW archive_mode") == "off":
-        assert verdict(await server_checks.check_backups(connection, settings)) is WARN
-    declared = settings.model_copy(update={"backup_tool": "pgBackRest to a bucket"})
-    assert verdict(await server_checks.check_backups(connection, declared)) is PASS
-    async with reached(durable.url()) as other:
-        assert verdict(await server_checks.check_backups(other, settings)) is PASS
-
-
-async def test_pg_stat_statements(connection: Connection) -> None:
-    found = await server_checks.check_statistics(connection)
-    assert (verdict(found), found.measured) == (WARN, "not installed in this database")
-    if await connection.fetchval("SELECT 1 FROM pg_available_extensions WHERE name = 'pg_stat_statements'"):
-        await connection.execute("CREATE SCHEMA s; CREATE EXTENSION pg_stat_statements SCHEMA s")
-        loaded = "pg_stat_statements" in await connection.fetchval("SHOW shared_preload_libraries")
-        assert verdict(await server_checks.check_statistics(connection)) is (PASS if loaded else WARN)
-
-
-# ---------------------------------------------------------------- rights
-
-
-async def test_rights_to_make_schema_pgferry_and_tables(connection: Connection) -> None:
-    assert verdict(await target_checks.check_ledger_right(connection)) is PASS
-    assert verdict(await target_checks.check_schema_right(connection, RULES)) is PASS
-    async with role(connection) as name:
-        found = await target_checks.check_ledger_right(connection)
-        assert verdict(found) is FAIL
-        assert found.advice.endswith(f'TO "{name}";')
-        if connection.get_server_version().major >= 15:
-            assert verdict(await target_checks.check_schema_right(connection, RULES)) is FAIL
-        await connection.execute(
-            "RESET ROLE;"
-            f" GRANT CREATE ON DATABASE {await connection.fetchval('SELECT current_database()')} TO {name};"
-            f" GRANT CREATE ON SCHEMA public TO {name}; SET ROLE {name}; CREATE SCHEMA pgferry"
-        )
-        assert verdict(await target_checks.check_ledger_right(connection)) is PASS
-        assert verdict(await target_checks.check_schema_right(connection, RULES)) is PASS
-
-
-async def test_rights_to_alter_tables_need_the_owner(target: Connection, source: Path) -> None:
-    paired = await target_checks.pair(target, source, RULES)
-    assert verdict(await target_checks.check_table_rights(target, paired)) is PASS
-    async with role(target):
-        found = await target_checks.check_table_rights(target, paired)
-    assert verdict(found) is FAIL
-    assert "public.children (of " in found.measured
-
-
-async def test_the_applications_url_must_lead_to_the_target(
-    target: Connection, database_url: URL, source: Path, settings: Settings
-) -> None:
-    paired = await target_checks.pair(target, source, RULES)
-
-    async def judged(url: URL | None) -> Check:
-        text = None if url is None else url.render_as_string(hide_password=False)
-        given = load_settings(home=settings.home, application_url=text)
-        return await target_checks.check_application_url(target, paired, given)
-
-    assert verdict(await judged(None)) is PASS
-    assert verdict(await judged(database_url)) is PASS
-    other = await judged(database_url.set(database="postgres"))
-    assert (verdict(other), "is another database" in other.measured) == (FAIL, True)
-    async with role(target, "LOGIN PASSWORD 'zx81secret'") as name:
-        poor = database_url.set(username=name, password="zx81secret")
-        found = await judged(poor)
-        assert (verdict(found), found.measured) == (
-            FAIL,
-            f"{name} may not read and write public.children, public.parents",
-        )
-        await target.execute(f"GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO {quote(name)}")
-        found = await judged(poor)
-        assert (verdict(found), "zx81secret" in str(found)) == (PASS, False)
-        wrong = await judged(poor.set(password="wrong81"))
-        assert (verdict(wrong), "wrong81" in str(wrong)) == (FAIL, False)
+__all__ = ["durable", "settings", "source", "target"]
 
 
 # ---------------------------------------------------------------- migrations
@@ -504,7 +270,7 @@ async def test_the_checklist_changes_nothing(target: Connection, source: Path, s
     count = await target.fetchval(objects)
     checks = await run_checks(target, settings, RULES, source)
     assert failed(checks) == ()
-    assert len(checks) == len({check.name for check in checks}) == 31
+    assert len(checks) == len({check.name for check in checks}) == 35
     assert (digest(source), await target.fetchval(objects)) == (before, count)
     assert list((settings.home / "preflight").iterdir()) == []
     assert all(verdict(check) in Verdict for check in checks)

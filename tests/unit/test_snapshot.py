@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from pgferry.errors import Permanent, Transient, UsageError
+from pgferry.plan.plan import make_plan
 from pgferry.sqlite import snapshot as snapshots
 from pgferry.sqlite.snapshot import check, confirm, take, written_since
 
@@ -210,3 +211,18 @@ def test_an_index_in_an_order_of_the_application_s_own_is_not_called_damaged(tmp
     found = check(take(source, tmp_path / "backups"), indexes=indexes)
     assert found.complaints == ("NULL value in t.c",)
     assert found.unchecked == ("by_m", "by_v", "sqlite_autoindex_t_1", "sqlite_autoindex_w_1")
+
+
+def test_of_check_constraints_nothing_is_said(tmp_path: Path) -> None:
+    """SQLite reads none of a file that is open for reading only; `plan` counts the rows that break one."""
+    source = tmp_path / "app.db"
+    with closing(sqlite3.connect(source, isolation_level=None)) as connection:
+        connection.execute("CREATE TABLE t (a INTEGER CHECK (a > 0))")
+        connection.execute("PRAGMA ignore_check_constraints = on")
+        connection.execute("INSERT INTO t VALUES (-1)")
+        connection.execute("PRAGMA ignore_check_constraints = off")
+        assert connection.execute("PRAGMA quick_check").fetchall() == [("CHECK constraint failed in t",)]
+    snapshot = take(source, tmp_path / "backups")
+    assert check(snapshot).complaints == check(snapshot, indexes=True).complaints == ()
+    (left,) = make_plan(Path(snapshot.path)).not_carried
+    assert (left.kind, left.reason) == ("check", "1 rows break it")

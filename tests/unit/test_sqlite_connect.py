@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
@@ -11,7 +14,7 @@ import pytest
 
 from pgferry.errors import FerryError, Permanent, Transient, UsageError
 from pgferry.model import UndecodableText
-from pgferry.sqlite.connect import decode_text, explain, flush_log, open_read_only
+from pgferry.sqlite.connect import decode_text, explain, flush_log, open_read_only, open_writable
 
 
 def make(path: Path, script: str = "CREATE TABLE t (a); INSERT INTO t VALUES (1);") -> Path:
@@ -146,3 +149,16 @@ def test_the_log_is_flushed_and_the_file_itself_is_left_alone(tmp_path: Path, mo
         application.execute("INSERT INTO t VALUES (2)")
         flush_log(path)
     assert flushed == [f"{path}-wal", str(tmp_path)]
+
+
+@pytest.mark.parametrize("opening", [open_read_only, open_writable])
+def test_to_open_a_file_drops_no_lock_that_this_process_has_on_it(
+    tmp_path: Path, opening: Callable[[Path], sqlite3.Connection]
+) -> None:
+    path = make(tmp_path / "a.db")
+    with closing(sqlite3.connect(path, isolation_level=None)) as writer:
+        writer.execute("BEGIN IMMEDIATE")
+        opening(path).close()
+        tried = "import sqlite3, sys; sqlite3.connect(sys.argv[1], timeout=0).execute('BEGIN IMMEDIATE')"
+        done = subprocess.run([sys.executable, "-c", tried, path], capture_output=True, text=True, check=False)
+        assert "database is locked" in done.stderr

@@ -11,7 +11,6 @@ import pytest
 from pgferry.live.model import Capture, Touched
 from pgferry.model import (
     ColumnPair,
-    Key,
     PgKind,
     PgType,
     SourceTable,
@@ -161,35 +160,6 @@ def test_touched_rows_without_rowid_are_read_without_a_scan(tmp_path: Path, key:
     execute(path, "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 999) INSERT INTO t "
                   "SELECT i, i, i FROM n; ANALYZE")  # fmt: skip
     assert plan(path, capture)[0].startswith("SEARCH t USING PRIMARY KEY (k=?")
-
-
-def of_keys(path: Path, keys: list[Key]) -> list[tuple[object, ...]]:
-    with closing(open_read_only(path)) as connection:
-        found = outbox.rows_of_keys(connection, bare(read_catalog(connection).table("t")), keys)
-    return sorted(found, key=repr)
-
-
-def test_rows_of_keys(tmp_path: Path) -> None:
-    path = tmp_path / "a.db"
-    execute(path, "CREATE TABLE t (v); WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 1500)"
-                  " INSERT INTO t SELECT i FROM n")  # fmt: skip
-    assert of_keys(path, [(3,), (1,), (3,), (9999,)]) == [(1, 1), (3, 3)]
-    assert len(of_keys(path, [(number,) for number in range(2000)])) == 1500
-    assert of_keys(path, []) == []
-
-
-def test_rows_of_composite_keys(tmp_path: Path) -> None:
-    path = tmp_path / "a.db"
-    execute(path, "CREATE TABLE t (a, b, v, PRIMARY KEY (b, a)) WITHOUT ROWID;"
-                  "INSERT INTO t VALUES (1, CAST(x'ff' AS TEXT), 'x'), (x'01', 2.5, 'y'), (3, 4, 'z')")  # fmt: skip
-    wanted: list[Key] = [(UndecodableText(b"\xff"), 1), (2.5, b"\x01"), (2.5, b"\x02")]  # type: ignore[list-item]
-    assert [row[-1] for row in of_keys(path, wanted)] == ["y", "x"]
-
-
-def test_rows_of_keys_with_null(tmp_path: Path) -> None:
-    path = tmp_path / "a.db"
-    execute(path, "CREATE TABLE t (rowid, _rowid_, oid PRIMARY KEY); INSERT INTO t VALUES (1, 1, NULL), (2, 2, NULL)")
-    assert [row[1] for row in of_keys(path, [(None,)])] == [1, 2]
 
 
 def test_pruning_keeps_the_newest_entry(tmp_path: Path) -> None:

@@ -67,3 +67,22 @@ SELECT target_schema, target_table, key_columns
 
 -- name: server_version
 SELECT current_setting('server_version_num')::integer
+
+-- name: unique_keys : unique indexes of tables, constraints among them; terms as pg_get_indexdef writes them, with the
+-- column where a term is one, and whether its collation finds only equal bytes equal. nulls_equal is PostgreSQL 15's
+SELECT i.indrelid AS table_oid, ic.relname AS name,
+       ARRAY(SELECT a.attname::text
+               FROM unnest(i.indkey::int2[]) WITH ORDINALITY AS k (number, place)
+               LEFT JOIN pg_catalog.pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.number AND k.number > 0
+              WHERE k.place <= i.indnkeyatts ORDER BY k.place) AS columns,
+       ARRAY(SELECT pg_catalog.pg_get_indexdef(i.indexrelid, place, true)
+               FROM pg_catalog.generate_series(1, i.indnkeyatts) AS place ORDER BY place) AS terms,
+       NOT EXISTS (SELECT 1 FROM unnest(i.indcollation::oid[]) AS used (oid)
+                     JOIN pg_catalog.pg_collation c ON c.oid = used.oid
+                    WHERE NOT c.collisdeterministic) AS bytewise,
+       i.indpred IS NOT NULL AS partial,
+       coalesce((pg_catalog.to_jsonb(i) ->> 'indnullsnotdistinct')::boolean, false) AS nulls_equal
+  FROM pg_catalog.pg_index i
+  JOIN pg_catalog.pg_class ic ON ic.oid = i.indexrelid
+ WHERE i.indrelid = ANY ($1::oid[]) AND i.indisunique AND i.indisvalid
+ ORDER BY ic.relname COLLATE "C"

@@ -21,9 +21,6 @@ SELECT pg_catalog.current_setting('max_connections')::integer
 -- name: identity : which server this is, whichever way it was reached
 SELECT pg_catalog.pg_postmaster_start_time()::text || ' ' || current_database()
 
--- name: backend
-SELECT pg_catalog.pg_backend_pid()
-
 -- name: may_make_ledger : schema pgferry is this role's, or may be made by it
 SELECT coalesce((SELECT pg_catalog.pg_has_role(current_user, nspowner, 'USAGE')
                    FROM pg_catalog.pg_namespace WHERE nspname = 'pgferry'),

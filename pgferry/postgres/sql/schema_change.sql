@@ -7,9 +7,6 @@ SELECT n.nspname AS schema, c.relname AS table
    AND pg_catalog.has_table_privilege(c.oid, 'SELECT')
  ORDER BY pg_catalog.pg_relation_size(c.oid) DESC, 1, 2
 
--- name: has_phases
-SELECT to_regclass('pgferry.phase') IS NOT NULL
-
 -- name: has_runs
 SELECT to_regclass('pgferry.run') IS NOT NULL
 
