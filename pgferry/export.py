@@ -50,6 +50,9 @@ ROWWISE_BYTES = 16 * 1024 * 1024
 ROWIDS_AT_ONCE = 500
 """Rows that one statement fetches again by their rowids; SQLite may take no more than 999 parameters."""
 
+RawRow = tuple[SqliteValue, ...]
+"""A row as SQLite has it: its address first, then its columns."""
+
 _SIZED = (str, bytes)
 
 QUARANTINE_SCHEMA = pa.schema(
@@ -215,7 +218,7 @@ class ChunkRows:
     def _by_rule(self, parts: Sequence[_Part], misfits: _Misfits) -> Iterator[pa.RecordBatch]:
         kept_out = parts if sum(part.seen for part in parts) < self._chunk.rows else ()
         with closing(open_read_only(self._path, immutable=True)) as connection:
-            for rows in _gather(_misfit_rows(connection, self._read, self._chunk, self._order, misfits, kept_out)):
+            for rows in gather(_misfit_rows(connection, self._read, self._chunk, self._order, misfits, kept_out)):
                 batch, bad = convert_rows(self._read, rows, self.schema)
                 self.rejected.extend(bad)
                 yield from self._counted(batch)
@@ -228,9 +231,23 @@ class ChunkRows:
 
 
 def convert_rows(
-    read: TableRead, rows: Sequence[tuple[SqliteValue, ...]], schema: pa.Schema
+    read: TableRead, rows: Sequence[RawRow], schema: pa.Schema
 ) -> tuple[pa.RecordBatch, list[QuarantinedRow]]:
     """Convert raw rows (address first, then columns) by the exact rules: a batch of those that fit, and the others."""
+    batch, wrong = _judged(read, rows, schema)
+    pairs, width = [column.pair for column in read.columns], len(read.pair.source.address)
+    misfits = [(row, place) for row, place in zip(rows, wrong, strict=True) if place >= 0] if wrong else []
+    return batch, [_quarantined(read, pairs[place], row, width + place) for row, place in misfits]
+
+
+def fitting_rows(read: TableRead, rows: Sequence[RawRow], schema: pa.Schema) -> tuple[pa.RecordBatch, Sequence[RawRow]]:
+    """Convert raw rows as `convert_rows` does: a batch of those that fit, and the same rows raw."""
+    batch, wrong = _judged(read, rows, schema)
+    return batch, [row for row, place in zip(rows, wrong, strict=True) if place < 0] if wrong else rows
+
+
+def _judged(read: TableRead, rows: Sequence[RawRow], schema: pa.Schema) -> tuple[pa.RecordBatch, list[int]]:
+    """Return the rows that fit, and of each row the place of its first value that does not, or -1; none if all do."""
     width = len(read.pair.source.address)
     pairs = [column.pair for column in read.columns]
     columns = list(zip(*rows, strict=True))[width:] if rows else [()] * len(pairs)
@@ -247,10 +264,8 @@ def convert_rows(
     first = np.full(len(rows), -1)
     for number, wrong in reversed(faults):
         first[wrong] = number
-    misfits = [(row, place) for row, place in zip(rows, first.tolist(), strict=True) if place >= 0]
-    bad = [_quarantined(read, pairs[place], row, width + place) for row, place in misfits]
     keep = pa.array(first < 0)
-    return pa.RecordBatch.from_arrays([array.filter(keep) for array in arrays], schema=schema), bad
+    return pa.RecordBatch.from_arrays([array.filter(keep) for array in arrays], schema=schema), first.tolist()
 
 
 def _or_null(array: pa.Array, mask: pa.Array | None, pair: ColumnPair) -> pa.Array | None:
@@ -260,7 +275,7 @@ def _or_null(array: pa.Array, mask: pa.Array | None, pair: ColumnPair) -> pa.Arr
     return array.is_null() if mask is None else pc.or_(mask, array.is_null())
 
 
-def _quarantined(read: TableRead, pair: ColumnPair, row: tuple[SqliteValue, ...], place: int) -> QuarantinedRow:
+def _quarantined(read: TableRead, pair: ColumnPair, row: RawRow, place: int) -> QuarantinedRow:
     """Return a row that does not fit, with the reason of its first value that does not."""
     value, key = row[place], row[: len(read.pair.source.address)]
     answer = convert(value, pair.target.type, pair.rule)
@@ -348,7 +363,7 @@ def _misfit_rows(
     order: str,
     misfits: _Misfits,
     kept_out: Sequence[_Part],
-) -> Iterator[tuple[SqliteValue, ...]]:
+) -> Iterator[RawRow]:
     if misfits.rowids:
         for first in range(0, len(misfits.rowids), ROWIDS_AT_ONCE):
             rowids = misfits.rowids[first : first + ROWIDS_AT_ONCE]
@@ -361,10 +376,10 @@ def _misfit_rows(
         yield from connection.execute(*rest_query(read, part.chunk, strict=part.strict))
 
 
-def _gather(rows: Iterator[tuple[SqliteValue, ...]]) -> Iterator[list[tuple[SqliteValue, ...]]]:
-    """Gather rows into lists, bounded in rows and in bytes."""
+def gather(rows: Iterator[RawRow]) -> Iterator[list[RawRow]]:
+    """Yield rows in lists, bounded in rows and in bytes."""
     while True:
-        gathered: list[tuple[SqliteValue, ...]] = []
+        gathered: list[RawRow] = []
         size = 0
         for row in islice(rows, ROWWISE_BATCH):
             gathered.append(row)

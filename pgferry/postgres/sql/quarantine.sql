@@ -41,6 +41,10 @@ SELECT id, key, column_name, storage_class, reason
  WHERE run_id = $1 AND source_table = $2 AND replayed_at IS NULL AND id > $3 AND starts_with(reason, $4)
  ORDER BY id LIMIT $5
 
+-- name: open_among : those of the keys whose rows are kept aside
+SELECT DISTINCT q.key FROM pgferry.quarantine q JOIN unnest($3::text[]) AS given (key) ON given.key = q.key
+ WHERE q.run_id = $1 AND q.source_table = $2 AND q.replayed_at IS NULL
+
 -- name: still_open
 SELECT id FROM pgferry.quarantine WHERE id = ANY ($1::bigint[]) AND replayed_at IS NULL
 
