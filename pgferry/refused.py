@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -23,13 +23,16 @@ from pgferry.marks import Fields, Marks, mark, marks
 from pgferry.model import Chunk, QuarantinedRow, Snapshot
 from pgferry.ordering import row_order
 from pgferry.postgres.connection import Connection
-from pgferry.postgres.load import sent_bytes
+from pgferry.postgres.load import rows_at, sent_bytes
 from pgferry.postgres.quarantine import open_rows
 from pgferry.postgres.refusals import REFUSED, Refusal
 from pgferry.sqlite.chunks import range_condition
 from pgferry.sqlite.connect import explain, open_read_only
 from pgferry.sqlite.guard import TableRead, raw_select, rowids_query
 from pgferry.sqlite.lookup import RowLookup
+
+Refused = Mapping[bytes, Refusal]
+"""The rows of a table that the target refuses, by the mark of what they convert to, and why."""
 
 
 def find_again(
@@ -77,13 +80,39 @@ async def refused_marks(connection: Connection, run_id: int, snapshot: Snapshot,
     return np.sort(np.concatenate(found))
 
 
+def refused_rows(read: TableRead, batches: Iterable[pa.RecordBatch], refusals: Mapping[int, Refusal]) -> Refused:
+    """Return the rows that `find_unfit` has found in these batches."""
+    types = [column.pair.target.type for column in read.columns]
+    rows = decode_rows(sent_bytes(read.pair, rows_at(batches, refusals)))
+    return {mark(types, fields): why for fields, why in zip(rows, refusals.values(), strict=True)}
+
+
+def sort_out(
+    read: TableRead, rows: Sequence[RawRow], batch: pa.RecordBatch, refused: Refused
+) -> tuple[pa.RecordBatch, list[QuarantinedRow]]:
+    """Return a batch without the rows that the target refuses, and these; `rows` are the raw rows of the batch."""
+    types = [column.pair.target.type for column in read.columns]
+    found = [refused.get(mark(types, fields)) for fields in decode_rows(sent_bytes(read.pair, [batch]))]
+    left = pa.array([why is None for why in found], pa.bool_())
+    return batch.filter(left), [_quarantined(read, row, why) for row, why in zip(rows, found, strict=True) if why]
+
+
+def _quarantined(read: TableRead, row: RawRow, why: Refusal) -> QuarantinedRow:
+    """Return a refused row with the value of the column which the server names, else of the first one."""
+    source, width = read.pair.source, len(read.pair.source.address)
+    names = [column.pair.target.name for column in read.columns]
+    place = names.index(why.column) if why.column in names else 0
+    value = row[width + place]
+    column = read.columns[place].pair.source.name
+    return QuarantinedRow(source.name, row[:width], column, storage_class(value), raw_bytes(value), why.reason)
+
+
 class _Wanted:
     """The refused rows by what they convert to."""
 
     def __init__(self, read: TableRead, rows: Sequence[pa.RecordBatch], refusals: Sequence[Refusal]) -> None:
         self._read = read
         self._types = [column.pair.target.type for column in read.columns]
-        self._places = {column.pair.target.name: place for place, column in enumerate(read.columns)}
         self._left: defaultdict[bytes, list[Refusal]] = defaultdict(list)
         for fields, why in zip(self._fields(rows), refusals, strict=True):
             self._left[mark(self._types, fields)].append(why)
@@ -96,17 +125,10 @@ class _Wanted:
             for fields, row in zip(self._fields([batch]), fitting, strict=True):
                 reasons = self._left.get(mark(self._types, fields))
                 if reasons:
-                    yield self._quarantined(row, reasons.pop())
+                    yield _quarantined(self._read, row, reasons.pop())
 
     def _fields(self, batches: Sequence[pa.RecordBatch]) -> Iterator[Fields]:
         return decode_rows(sent_bytes(self._read.pair, batches))
-
-    def _quarantined(self, row: RawRow, why: Refusal) -> QuarantinedRow:
-        source, place = self._read.pair.source, self._places.get(why.column or "", 0)
-        width = len(source.address)
-        value = row[width + place]
-        column = self._read.columns[place].pair.source.name
-        return QuarantinedRow(source.name, row[:width], column, storage_class(value), raw_bytes(value), why.reason)
 
 
 def _candidates(

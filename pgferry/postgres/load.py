@@ -89,7 +89,7 @@ class _Load:
         async with self.connection.transaction():
             await self.connection.execute(_NO_WAIT)
             refused = await find_unfit(self.connection, self.pair, self._batches()) if sift else {}
-            aside = self.find_again(list(_only(self._batches(), refused)), list(refused.values())) if refused else []
+            aside = self.find_again(list(rows_at(self._batches(), refused)), list(refused.values())) if refused else []
             rows, quarantined = exported.rows - len(refused), exported.quarantined + len(refused)
             sent = self.told.of(_without(self._batches(), refused))
             copied = await copy_rows(self.connection, self.pair, sent, rows)
@@ -130,7 +130,8 @@ class _Told:
                 self._most = rows
 
 
-def _only(batches: Iterable[pa.RecordBatch], places: Mapping[int, object]) -> Iterator[pa.RecordBatch]:
+def rows_at(batches: Iterable[pa.RecordBatch], places: Mapping[int, object]) -> Iterator[pa.RecordBatch]:
+    """Yield the rows in the given places of all batches together."""
     for batch, there in _marked(batches, places):
         yield batch.filter(there)
 

@@ -8,7 +8,7 @@ SELECT id FROM pgferry.run WHERE status <> 'restarted' ORDER BY id DESC
 SELECT source_table, column_name, storage_class,
        regexp_replace(
            regexp_replace(
-               regexp_replace(reason, '(^|of |: )(''([^''\\]|\\.)*''|"([^"\\]|\\.)*")…?', '\1…', 'g'),
+               regexp_replace(regexp_replace(reason, '(: [^:]*row contains .*?\().*', '\1…'), '(^|of |: )(''([^''\\]|\\.)*''|"([^"\\]|\\.)*")…?', '\1…', 'g'),
                '(^|of |: |position |element |become |byte |it has )-?[0-9][0-9.e+-]*', '\1…', 'g'),
            '(=\(|UTF-8: )[^()]*', '\1…', 'g') AS pattern,
        min(reason) AS example, count(*) AS rows
