@@ -327,10 +327,8 @@ async def test_while_the_move_is_live_they_are_known_and_a_later_write_carries_t
     assert validation.passed, validation
     assert [(table.quarantined, table.difference_count) for table in validation.tables] == [(14, 0)]
 
-    write(
-        source,
-        f"UPDATE t SET {mended} WHERE ({shape.address}) IN (SELECT {shape.address} FROM t WHERE {shape.refused} LIMIT 1)",
-    )
+    one = f"SELECT {shape.address} FROM t WHERE {shape.refused} LIMIT 1"
+    write(source, f"UPDATE t SET {mended} WHERE ({shape.address}) IN ({one})")
     await move.sync()
     await equal_but_refused(shape, source, connection, database_url)
     assert len(await connection.fetch(IN_QUARANTINE)) == 13
