@@ -280,7 +280,7 @@ async def _note_refused(
     finally:
         await transaction.rollback()
     if not found:
-        raise refused(", ".join(work.table.name for work in changes.tables), error) from error
+        raise refused([work.table.name for work in changes.tables], error) from error
 
 
 async def _still_level(connection: Connection, live: Live, position: Position, changes: Changes) -> None:

@@ -58,7 +58,7 @@ async def apply_table(connection: Connection, run_id: int, work: TableWork) -> N
     except asyncpg.IntegrityConstraintViolationError as error:
         if is_of_one_row(error):
             raise
-        raise refused(work.table.name, error) from error
+        raise refused([work.table.name], error) from error
     addresses = None if work.whole else work.addresses
     await refresh_quarantine(connection, run_id, work.table.pair.source.name, addresses, work.rejected)
     await mark_touched(connection, run_id, work.table.pair.source.name, work.names)
@@ -143,12 +143,12 @@ async def _stream(parts: Iterable[bytes]) -> AsyncIterator[bytes]:
             yield part
 
 
-def refused(tables: str, error: asyncpg.PostgresError) -> Permanent:
+def refused(tables: Iterable[str], error: asyncpg.PostgresError) -> Permanent:
     """Return the error for rows of these tables that the target refuses and that are not kept aside."""
     detail = f" ({error.detail})" if getattr(error, "detail", None) else ""
     said = str(error).partition("\n")[0]
     return Permanent(
-        f"PostgreSQL refuses rows of table {tables!r} that SQLite holds: {said}{detail}.",
+        f"PostgreSQL refuses rows of table {' or '.join(map(repr, tables))} that SQLite holds: {said}{detail}.",
         "Nothing was applied, and nothing is lost: it waits in the outbox. Correct the row in the application, or the "
         "constraint in PostgreSQL; the next sync carries it.",
     )
