@@ -22,6 +22,7 @@ from pgferry.postgres.load import load_chunk
 from pgferry.postgres.refusals import is_refusal, refusal
 from pgferry.progress import reporter
 from pgferry.quoting import quote
+from pgferry.refused import find_again, refused_marks
 from pgferry.sampling import check_sample
 from pgferry.sqlite.arrow_reader import ArrowReader
 from pgferry.sqlite.connect import control
@@ -80,21 +81,22 @@ def _found(known: Mapping[tuple[str, int], LoadedChunk], chunk: Chunk) -> Loaded
 
 
 async def _load_once(connection: Connection, move: Move, exported: ExportedChunk) -> None:
-    table, staging = exported.chunk.table, Staging(move.staging)
-    read, advance = move.reads[table], partial(reporter().loaded, table)
+    chunk, staging = exported.chunk, Staging(move.staging)
+    read, advance = move.reads[chunk.table], partial(reporter().loaded, chunk.table)
+    again = partial(find_again, move.snapshot, read, chunk)
     # Already loaded: another process was quicker, and this one's rows were rolled back.
-    with suppress(AlreadyLoaded), _refusal_named(exported.chunk):
+    with suppress(AlreadyLoaded), _refusal_named(chunk):
         try:
-            await load_chunk(connection, move.run_id, read.pair, exported, staging, advance)
+            await load_chunk(connection, move.run_id, read.pair, exported, staging, again, advance)
         except AlteredFile:
             staging.discard(exported)
-            exported = export_chunk(move.snapshot, read, exported.chunk, staging)
-            await load_chunk(connection, move.run_id, read.pair, exported, staging, advance)
+            exported = export_chunk(move.snapshot, read, chunk, staging)
+            await load_chunk(connection, move.run_id, read.pair, exported, staging, again, advance)
 
 
 @contextmanager
 def _refusal_named(chunk: Chunk) -> Iterator[None]:
-    """Say of which table the row is that the target refuses, and what can be done: the server only names the rule."""
+    """Say of which table the rows are that collide, or that a trigger refuses: the server only names the rule."""
     try:
         yield
     except asyncpg.PostgresError as error:
@@ -180,7 +182,14 @@ async def _judge(
     verdict = table_verdict(pair, source_rows, target_rows, loaded)
     if target_rows != verdict.loaded or not all(chunk.equal for chunk in chunks):
         return await _explain(connection, move, verdict, loaded)
-    sample = await check_sample(connection, source, pair, sample_rows, move.snapshot.sha256 + table)
+    sample = await check_sample(
+        connection,
+        source,
+        pair,
+        sample_rows,
+        move.snapshot.sha256 + table,
+        aside_of=move.run_id if verdict.quarantined else None,
+    )
     return verdict.with_sample(sample.rows, sample.differences)
 
 
@@ -192,7 +201,8 @@ async def _explain(
     def export(chunk: LoadedChunk) -> ExportedChunk:
         return export_chunk(move.snapshot, read, chunk.chunk, staging)
 
-    explained = await explain_table(connection, read.pair, verdict, staging, export, loaded)
+    refused = await refused_marks(connection, move.run_id, move.snapshot, read)
+    explained = await explain_table(connection, read.pair, verdict, staging, export, loaded, refused)
     places = [(verdict.table, chunk.chunk.number) for chunk in loaded]
     await mark_verified(connection, move.run_id, places, min(explained.difference_count, 2**31 - 1))
     return explained

@@ -51,6 +51,9 @@ ROWWISE_BYTES = 16 * 1024 * 1024
 ROWIDS_AT_ONCE = 500
 """Rows that one statement fetches again by their rowids; SQLite may take no more than 999 parameters."""
 
+RawRow = tuple[SqliteValue, ...]
+"""A row as SQLite has it: its address first, then its columns."""
+
 _SIZED = (str, bytes)
 
 QUARANTINE_SCHEMA = pa.schema(
@@ -216,7 +219,7 @@ class ChunkRows:
     def _by_rule(self, parts: Sequence[_Part], misfits: _Misfits) -> Iterator[pa.RecordBatch]:
         kept_out = parts if sum(part.seen for part in parts) < self._chunk.rows else ()
         with closing(open_read_only(self._path, immutable=True)) as connection:
-            for rows in _gather(_misfit_rows(connection, self._read, self._chunk, self._order, misfits, kept_out)):
+            for rows in gather(_misfit_rows(connection, self._read, self._chunk, self._order, misfits, kept_out)):
                 batch, bad = convert_rows(self._read, rows, self.schema)
                 self.rejected.extend(bad)
                 yield from self._counted(batch)
@@ -229,11 +232,32 @@ class ChunkRows:
 
 
 def convert_rows(
-    read: TableRead, rows: Sequence[tuple[SqliteValue, ...]], schema: pa.Schema
+    read: TableRead, rows: Sequence[RawRow], schema: pa.Schema
 ) -> tuple[pa.RecordBatch, list[QuarantinedRow]]:
     """Convert raw rows (address first, then columns) by the exact rules: a batch of those that fit, and the others.
 
     A row whose every value fits may still be too wide for a page of PostgreSQL: see `row_width`.
+    """
+    batch, wrong, sizes = _judged(read, rows, schema)
+    if not wrong:
+        return batch, []
+    pairs, width = [column.pair for column in read.columns], len(read.pair.source.address)
+    judged = zip(rows, wrong, sizes, strict=True)
+    return batch, [
+        _quarantined(read, pairs[place], row, width + place, size) for row, place, size in judged if place >= 0
+    ]
+
+
+def fitting_rows(read: TableRead, rows: Sequence[RawRow], schema: pa.Schema) -> tuple[pa.RecordBatch, Sequence[RawRow]]:
+    """Convert raw rows as `convert_rows` does: a batch of those that fit, and the same rows raw."""
+    batch, wrong, _ = _judged(read, rows, schema)
+    return batch, [row for row, place in zip(rows, wrong, strict=True) if place < 0] if wrong else rows
+
+
+def _judged(read: TableRead, rows: Sequence[RawRow], schema: pa.Schema) -> tuple[pa.RecordBatch, list[int], list[int]]:
+    """Return the rows that fit; of each row the place of its first value that does not, or -1, and what it takes.
+
+    Both lists are empty when all rows fit. Bytes are reckoned only where a row may be too wide, and else 0.
     """
     width = len(read.pair.source.address)
     pairs = [column.pair for column in read.columns]
@@ -248,15 +272,14 @@ def convert_rows(
             faults.append((number, mask.to_numpy(zero_copy_only=False)))
     wide = widths(read.pair, arrays)
     if not faults and wide is None:
-        return pa.RecordBatch.from_arrays(arrays, schema=schema), []
+        return pa.RecordBatch.from_arrays(arrays, schema=schema), [], []
     first = np.full(len(rows), -1) if wide is None else wide.places
     sizes = np.zeros(len(rows), np.int64) if wide is None else wide.bytes
     for number, wrong in reversed(faults):
         first[wrong] = number
-    judged = zip(rows, first.tolist(), sizes.tolist(), strict=True)
-    bad = [_quarantined(read, pairs[place], row, width + place, size) for row, place, size in judged if place >= 0]
     keep = pa.array(first < 0)
-    return pa.RecordBatch.from_arrays([array.filter(keep) for array in arrays], schema=schema), bad
+    good = pa.RecordBatch.from_arrays([array.filter(keep) for array in arrays], schema=schema)
+    return good, first.tolist(), sizes.tolist()
 
 
 def _or_null(array: pa.Array, mask: pa.Array | None, pair: ColumnPair) -> pa.Array | None:
@@ -266,9 +289,7 @@ def _or_null(array: pa.Array, mask: pa.Array | None, pair: ColumnPair) -> pa.Arr
     return array.is_null() if mask is None else pc.or_(mask, array.is_null())
 
 
-def _quarantined(
-    read: TableRead, pair: ColumnPair, row: tuple[SqliteValue, ...], place: int, size: int
-) -> QuarantinedRow:
+def _quarantined(read: TableRead, pair: ColumnPair, row: RawRow, place: int, size: int) -> QuarantinedRow:
     """Return a row that does not fit, with the reason of its first value that does not; `size` is of the whole row."""
     value, key = row[place], row[: len(read.pair.source.address)]
     answer = convert(value, pair.target.type, pair.rule)
@@ -361,7 +382,7 @@ def _misfit_rows(
     order: str,
     misfits: _Misfits,
     kept_out: Sequence[_Part],
-) -> Iterator[tuple[SqliteValue, ...]]:
+) -> Iterator[RawRow]:
     if misfits.rowids:
         for first in range(0, len(misfits.rowids), ROWIDS_AT_ONCE):
             rowids = misfits.rowids[first : first + ROWIDS_AT_ONCE]
@@ -374,10 +395,10 @@ def _misfit_rows(
         yield from connection.execute(*rest_query(read, part.chunk, strict=part.strict))
 
 
-def _gather(rows: Iterator[tuple[SqliteValue, ...]]) -> Iterator[list[tuple[SqliteValue, ...]]]:
-    """Gather rows into lists, bounded in rows and in bytes."""
+def gather(rows: Iterator[RawRow]) -> Iterator[list[RawRow]]:
+    """Yield rows in lists, bounded in rows and in bytes."""
     while True:
-        gathered: list[tuple[SqliteValue, ...]] = []
+        gathered: list[RawRow] = []
         size = 0
         for row in islice(rows, ROWWISE_BATCH):
             gathered.append(row)

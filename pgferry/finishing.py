@@ -171,8 +171,9 @@ def _advice(report: Report) -> str:
 def _open_ends(report: Report) -> Iterator[str]:
     if report.kept_aside:
         yield (
-            "Look at them: python -m flows quarantine list. Say in pgferry.toml how they are to be read and load them: "
-            "python -m flows quarantine replay; or accept them there with `accept_quarantined = true`."
+            "Look at them: python -m flows quarantine list. Say in pgferry.toml how they are to be read, or ease what "
+            "refuses them in the target, and load them: python -m flows quarantine replay; or accept them in "
+            "pgferry.toml with `accept_quarantined = true`."
         )
     if report.refused_keys:
         tables = ", ".join(dict.fromkeys(key.table for key in report.refused_keys))

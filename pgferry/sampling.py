@@ -17,12 +17,17 @@ import asyncpg
 from pgferry.convert.mixed import convert_values
 from pgferry.convert.row_width import can_be_too_wide, widths
 from pgferry.convert.rules import Rejected, convert
+from pgferry.keys import encode_key
 from pgferry.model import CellDifference, ColumnPair, PgKind, SqliteValue, TablePair
 from pgferry.postgres.connection import Connection
+from pgferry.postgres.quarantine import open_among
 from pgferry.quoting import qualified, quote
 
 LOOKED_UP_AT_ONCE = 500
 """Rows that one statement looks up, at the most."""
+
+RawRow = tuple[SqliteValue, ...]
+"""A row as SQLite has it: its address first, then the pair's columns."""
 
 Expected = Sequence[object]
 """A row's values, in the order of the pair's columns, as the rules convert them."""
@@ -40,18 +45,27 @@ class SampleResult:
 
 
 async def check_sample(
-    connection: Connection, snapshot: aiosqlite.Connection, pair: TablePair, rows: int, seed: str
+    connection: Connection,
+    snapshot: aiosqlite.Connection,
+    pair: TablePair,
+    rows: int,
+    seed: str,
+    *,
+    aside_of: int | None = None,
 ) -> SampleResult:
     """Compare up to `rows` random rows of a table with the target's, found by its primary key; reads only.
 
-    The same seed picks the same rows. Rows that the rules reject are in quarantine and are passed over. A table
-    without a primary key in the target, or whose key is not among the moved columns, has no row that can be looked
-    up: nothing is compared, and `rows` says 0.
+    The same seed picks the same rows. Rows that the rules reject are passed over, and so is what run `aside_of` has in
+    quarantine; None where it has nothing. A table without a primary key in the target, or whose key is not among the
+    moved columns, has no row that can be looked up: nothing is compared, and `rows` says 0.
     """
     keys = [column for column in pair.columns if column.target.name in pair.target.key]
     if not keys or len(keys) < len(pair.target.key) or rows == 0:
         return SampleResult(0, ())
-    sampled = _on_a_page(pair, await _random_rows(snapshot, pair, rows, random.Random(seed)))
+    sampled = await _random_rows(snapshot, pair, rows, random.Random(seed))
+    if aside_of is not None:
+        sampled = await _not_aside(connection, pair, sampled, aside_of)
+    sampled = _on_a_page(pair, sampled)
     expected = [values for values in _expected(pair, sampled) if not _misses(pair, values)]
     differences: list[CellDifference] = []
     for first in range(0, len(expected), LOOKED_UP_AT_ONCE):
@@ -59,23 +73,30 @@ async def check_sample(
     return SampleResult(len(expected), tuple(differences))
 
 
-def _on_a_page(pair: TablePair, rows: list[tuple[SqliteValue, ...]]) -> list[tuple[SqliteValue, ...]]:
+def _on_a_page(pair: TablePair, rows: list[RawRow]) -> list[RawRow]:
     """Return the rows without those that are in quarantine because they are too wide for a page."""
     if not rows or not can_be_too_wide(len(pair.columns)):
         return rows
     arrays = [
         convert_values(values, column.target.type, column.rule)[0]
-        for column, values in zip(pair.columns, zip(*rows, strict=True), strict=True)
+        for column, values in zip(pair.columns, list(zip(*rows, strict=True))[len(pair.source.address) :], strict=True)
     ]
     wide = widths(pair, arrays)
     return rows if wide is None else [row for row, place in zip(rows, wide.places, strict=True) if place < 0]
 
 
-def _expected(pair: TablePair, rows: Iterable[tuple[SqliteValue, ...]]) -> Iterator[Expected]:
-    for values in rows:
-        converted = [
-            convert(value, column.target.type, column.rule) for column, value in zip(pair.columns, values, strict=True)
-        ]
+async def _not_aside(connection: Connection, pair: TablePair, rows: Sequence[RawRow], run_id: int) -> list[RawRow]:
+    """Return the rows that are not in quarantine."""
+    width = len(pair.source.address)
+    aside = await open_among(connection, run_id, pair.source.name, [row[:width] for row in rows])
+    return [row for row in rows if encode_key(row[:width]) not in aside]
+
+
+def _expected(pair: TablePair, rows: Iterable[RawRow]) -> Iterator[Expected]:
+    width = len(pair.source.address)
+    for row in rows:
+        values = zip(pair.columns, row[width:], strict=True)
+        converted = [convert(value, column.target.type, column.rule) for column, value in values]
         if not any(isinstance(value, Rejected) for value in converted):
             yield converted
 
@@ -86,8 +107,9 @@ def _misses(pair: TablePair, expected: Sequence[object]) -> bool:
 
 async def _random_rows(
     snapshot: aiosqlite.Connection, pair: TablePair, rows: int, chance: random.Random
-) -> list[tuple[SqliteValue, ...]]:
-    table, names = quote(pair.source.name), ", ".join(quote(column.source.name) for column in pair.columns)
+) -> list[RawRow]:
+    table = quote(pair.source.name)
+    names = ", ".join(map(quote, (*pair.source.address, *(column.source.name for column in pair.columns))))
     if pair.source.rowid_name is None:
         found = await snapshot.execute_fetchall(f"SELECT {names} FROM {table} ORDER BY random() LIMIT ?", (rows,))
         return [tuple(row) for row in found]
@@ -100,7 +122,7 @@ async def _random_rows(
     places = sorted({chance.randint(low, high) for _ in range(rows)})
     # By few statements: each goes to another thread and back.
     following = f"SELECT {rowid} FROM {table} WHERE {rowid} >= _pgferry_places.place ORDER BY {rowid} LIMIT 1"
-    sampled: list[tuple[SqliteValue, ...]] = []
+    sampled: list[RawRow] = []
     for first in range(0, len(places), LOOKED_UP_AT_ONCE):
         part = places[first : first + LOOKED_UP_AT_ONCE]
         found = await snapshot.execute_fetchall(

@@ -14,8 +14,10 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from pgferry.convert.wire import decode_field, decode_rows, equal_field
-from pgferry.marks import Fields, marks, pick, subtract
+from pgferry.marks import Fields, Marks, marks, pick, subtract
 from pgferry.model import CellDifference, ExportedChunk, Key, LoadedChunk, PgType, TablePair, TableVerdict
 from pgferry.ordering import MultisetDigest, RowOrder, SplitDigests, StreamDigest, combined, row_order
 from pgferry.postgres.connection import Connection
@@ -147,10 +149,12 @@ async def explain_table(
     staging: Staging,
     export: Callable[[LoadedChunk], ExportedChunk],
     chunks: Sequence[LoadedChunk],
+    refused: Marks,
 ) -> TableVerdict:
     """Compare a whole table as multisets of rows, in any order, and name what differs.
 
-    `export` gives a chunk's staged file, made again from the snapshot where it is gone. Memory: 16 bytes a row and
+    `export` gives a chunk's staged file, made again from the snapshot where it is gone; `refused` are those of its rows
+    that are in quarantine because the target has refused them. Memory: 16 bytes a row and
     side, and at most KEPT differing rows a side. Returns the verdict with its differences; none when only the order
     or the place of the rows changed.
     """
@@ -162,7 +166,9 @@ async def explain_table(
 
     async with spooled(connection, _select(pair)) as target:
         source_marks, target_marks = marks(types, source()), marks(types, target())
-        only_source, only_target = subtract(source_marks, target_marks), subtract(target_marks, source_marks)
+        # What is kept aside counts as held: a refused row that is in the target all the same is one too many.
+        held = np.sort(np.concatenate([target_marks, refused]))
+        only_source, only_target = subtract(source_marks, held), subtract(held, source_marks)
         missing, extra = pick(types, source(), only_source, KEPT), pick(types, target(), only_target, KEPT)
     differences, count = _explain(pair, missing, extra)
     unexplained = sum(only_source.values()) - len(missing), sum(only_target.values()) - len(extra)

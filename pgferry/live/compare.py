@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from pgferry.export import fitting_rows, gather, semantic_schema
 from pgferry.live.findings import Finding, Findings
-from pgferry.live.keyed import KEYS, RawKeys, compare_keys, plain_key, raw_keys, target_rows
+from pgferry.live.keyed import KEYS, RawKeys, compare_keys, named_keys, plain_key, raw_keys, target_rows
 from pgferry.live.model import LiveTable
-from pgferry.live.rows import SourceRows, batch_fields, range_where, target_query, unnumbered_where
+from pgferry.live.rows import KeyReader, SourceRows, WireKey, batch_fields, range_where, target_query, unnumbered_where
 from pgferry.live.units import CompareUnit, Level, Way, plan_units
-from pgferry.marks import marks, pick, subtract
+from pgferry.marks import mark, marks, pick, subtract
 from pgferry.model import CellDifference, Chunk, Key, QuarantinedRow
 from pgferry.ordering import StreamDigest, row_order
 from pgferry.postgres.catalog import count_rows as count_target_rows
@@ -26,6 +27,7 @@ from pgferry.postgres.connection import Connection
 from pgferry.quoting import quote
 from pgferry.sqlite.chunks import count_rows as count_source_rows
 from pgferry.sqlite.connect import reading
+from pgferry.sqlite.lookup import RowLookup
 from pgferry.verify import read_binary, spooled
 
 __all__ = [
@@ -189,17 +191,16 @@ def combine(
 async def compare_unit(connection: Connection, snapshot: Path, unit: CompareUnit) -> UnitComparison:
     """Compare a unit of a table, as the connection's transaction sees the target; reads only."""
     began = time.monotonic()
-    work = _Work(connection, snapshot, unit)
+    aside = await asyncio.to_thread(_aside, snapshot, unit)
+    work = _Work(connection, snapshot, unit, aside)
     async with _planned(connection, _BY_INDEX if unit.way is Way.RANGES else _SORTING):
         await work.run()
     names = await asyncio.to_thread(_names, snapshot, unit.table, work.findings.found)
-    aside = [names[key].address for key in work.findings.missing_keys() if names[key].address in unit.aside]
-    work.findings.drop_missing({key for key, name in names.items() if name.address in aside})
     return UnitComparison(
         table=unit.table.pair.source.name,
-        rows=work.rows - len(aside),
+        rows=work.rows - len(work.findings.lacking),
         rejected=tuple(work.rejected),
-        aside=tuple(aside),
+        aside=tuple(work.findings.lacking),
         difference_count=work.findings.count,
         net=work.findings.net,
         differences=tuple(work.findings.cells())[:SHOWN],
@@ -208,11 +209,38 @@ async def compare_unit(connection: Connection, snapshot: Path, unit: CompareUnit
     )
 
 
+@dataclass(frozen=True, slots=True)
+class _Aside:
+    """The rows of a table that the ledger has in quarantine and the target might hold, with their addresses."""
+
+    by_key: Mapping[WireKey, Key]
+    by_mark: Mapping[bytes, Key]
+    """Empty where the rowid is the key: such tables are not compared by marks."""
+
+
+def _aside(snapshot: Path, unit: CompareUnit) -> _Aside:
+    table, read = unit.table, unit.read
+    if table.by_rowid:
+        return _Aside({wire: address for address, wire in named_keys(table, list(unit.aside))}, {})
+    by_key: dict[WireKey, Key] = {}
+    by_mark: dict[bytes, Key] = {}
+    reader, width = KeyReader(table), len(table.pair.source.address)
+    types, schema = [column.target.type for column in table.pair.columns], semantic_schema(read)
+    with reading(snapshot) as source:
+        lookup = RowLookup(source, read)
+        for part in gather(row for row in map(lookup.row, unit.aside) if not isinstance(row, str)):
+            batch, rows = fitting_rows(read, part, schema)
+            for fields, row in zip(batch_fields(read, [batch]), rows, strict=True):
+                by_key[reader.key(fields)] = by_mark[mark(types, fields)] = row[:width]
+    return _Aside(by_key, by_mark)
+
+
 class _Work:
     """The comparison of one unit: `findings`, and of the source the `rows` that fit and those `rejected`."""
 
-    def __init__(self, connection: Connection, snapshot: Path, unit: CompareUnit) -> None:
-        self.findings = Findings(unit.table)
+    def __init__(self, connection: Connection, snapshot: Path, unit: CompareUnit, aside: _Aside) -> None:
+        self.findings = Findings(unit.table, aside=aside.by_key)
+        self._aside = aside
         self.rows = 0
         self.rejected: list[QuarantinedRow] = []
         self._connection, self._snapshot, self._unit = connection, snapshot, unit
@@ -263,6 +291,10 @@ class _Work:
             theirs = await asyncio.to_thread(lambda: marks(types, target()))
             self._note(source)
             missing, extra = subtract(mine, theirs), subtract(theirs, mine)
+            # Not by their keys: only so many rows are picked out.
+            for name in missing.keys() & self._aside.by_mark.keys():
+                self.findings.lacking.append(self._aside.by_mark[name])
+                del missing[name]
             again = self._source(part)
             rows = await asyncio.to_thread(lambda: pick(types, again.fields(), missing, PICKED))
             others = await asyncio.to_thread(lambda: pick(types, target(), extra, PICKED))

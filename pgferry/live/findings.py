@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from pgferry.convert.wire import interchangeable
 from pgferry.live.model import LiveTable
 from pgferry.live.rows import KeyReader, WireKey
 from pgferry.marks import Fields
-from pgferry.model import CellDifference
+from pgferry.model import CellDifference, Key
 from pgferry.verify import show
 
 KEPT = 20_000
@@ -40,12 +40,20 @@ class Findings:
     """Differences beyond those that are kept."""
     net: int = 0
     """Rows that the target lacks, less those that it has beyond the source's."""
+    aside: Mapping[WireKey, Key] = field(default_factory=dict)
+    """Rows that the target may lack, with their addresses: they are in quarantine."""
+    lacking: list[Key] = field(default_factory=list)
+    """Addresses of those of them that it does lack."""
 
     def __post_init__(self) -> None:
         self.reader = KeyReader(self.table)
 
     def missing(self, row: Fields) -> None:
         """Note a row that the target lacks."""
+        address = self.aside.get(self.reader.key(row)) if self.aside else None
+        if address is not None:
+            self.lacking.append(address)
+            return
         self.net += 1
         self._keep(row, (self._cell(row, None, "present", "missing"),), True, False)
 
@@ -94,10 +102,6 @@ class Findings:
 
     def _cell(self, row: Fields, column: str | None, mine: str, theirs: str) -> CellDifference:
         return CellDifference(self.table.pair.source.name, self.reader.shown(row), column, mine, theirs)
-
-    def missing_keys(self) -> list[WireKey]:
-        """Return the keys of the rows that the target lacks."""
-        return [item.key for item in self.found if not item.in_target]
 
     def drop_missing(self, keys: Collection[WireKey]) -> None:
         """Forget missing rows that are known to be kept aside."""

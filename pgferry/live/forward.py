@@ -18,22 +18,25 @@ from itertools import chain, islice
 from pathlib import Path
 from types import MappingProxyType
 
+import asyncpg
 import pyarrow as pa
 
 from pgferry.errors import Permanent
-from pgferry.export import convert_rows, semantic_schema
+from pgferry.export import RawRow, convert_rows, fitting_rows, semantic_schema
 from pgferry.live.changes import SchemaChanged, refuse_changes
 from pgferry.live.keyed import converted_keys, raw_rows
 from pgferry.live.model import Direction, Live, LiveTable, Phase, Position, Synced, Touched
 from pgferry.live.pairs import bare_read
 from pgferry.live.phases import current
 from pgferry.live.spool import Spool
-from pgferry.model import Key, QuarantinedRow, SqliteValue
-from pgferry.postgres.apply import TableWork, apply_table
+from pgferry.model import Key, QuarantinedRow
+from pgferry.postgres.apply import TableWork, apply_table, find_unfit_rows, refused
 from pgferry.postgres.connection import Connection
 from pgferry.postgres.journal import advance, lock_sync_for_transaction, read_position
+from pgferry.postgres.refusals import is_of_one_row
+from pgferry.refused import Refused, refused_rows, sort_out
 from pgferry.sqlite.connect import explain, flush_log, open_read_only
-from pgferry.sqlite.guard import raw_select
+from pgferry.sqlite.guard import TableRead, raw_select
 from pgferry.sqlite.outbox import last_id, mark_of, pending, touched, touched_rows
 
 ROWS = 4096
@@ -50,6 +53,8 @@ LEVEL_NOTED = timedelta(seconds=5)
 """How often an idle sync records that both sides are level."""
 
 NO_KEYS: Mapping[str, Sequence[Key]] = MappingProxyType({})
+
+NONE_REFUSED: Mapping[str, Refused] = MappingProxyType({})
 
 
 class OutOfPhase(Permanent):
@@ -89,17 +94,19 @@ async def sync_once(
     `path` is a snapshot of the moment `taken_at` to read instead of the live file; the tables in `whole` are copied
     anew. Rows of the keys in `also` are carried, touched or not: by source table, the target's keys as SQLite has them.
     Raises SchemaChanged, with nothing applied, when tables were altered, rebuilt, made or dropped; OutOfPhase when the
-    phase is none of `phases`; Permanent, with nothing applied, when a constraint of the target refuses a row. Another
-    sync that was quicker is no error: this one then reads anew.
+    phase is none of `phases`; Permanent, with nothing applied, when rows collide in the target. What the target refuses
+    for what it holds goes to quarantine, as what does not convert. Another sync that was quicker is no error: this one
+    then reads anew.
     """
     began = time.monotonic()
     source = path or Path(live.source)
+    refused: dict[str, Refused] = {}
     while True:
         position = await read_position(connection, live.run_id)
         if position is None:
             raise Permanent(f"Run {live.run_id} has no position yet.", "Run `python -m flows dual-write` to its end.")
         try:
-            changes = await asyncio.to_thread(read_changes, source, live, position, whole, also)
+            changes = await asyncio.to_thread(read_changes, source, live, position, whole, also, refused)
         except SchemaChanged:
             # Another sync may have carried the next entries meanwhile, and removed the one that was looked for.
             if await read_position(connection, live.run_id) != position:
@@ -115,6 +122,10 @@ async def sync_once(
             await asyncio.to_thread(flush_log, Path(live.source))
             if await _apply(connection, live, changes, phases):
                 return _synced(changes, began)
+        except asyncpg.PostgresError as error:
+            if not is_of_one_row(error):
+                raise
+            await _note_refused(connection, changes, refused, error)
         finally:
             changes.close()
 
@@ -125,10 +136,12 @@ def read_changes(
     position: Position,
     whole: frozenset[str] = frozenset(),
     also: Mapping[str, Sequence[Key]] = NO_KEYS,
+    refused: Mapping[str, Refused] = NONE_REFUSED,
 ) -> Changes:
     """Read what was touched since the position, at one moment of the file; writes nothing.
 
-    Of the tables in `whole` every row is read; of those in `also` the rows of these keys as well. A file that has lost
+    Of the tables in `whole` every row is read; of those in `also` the rows of these keys as well. Rows that are in
+    `refused`, by source table, count as rejected. A file that has lost
     writes that were carried is read only where all tables are in `whole`. Raises SchemaChanged, Transient when the file
     is locked.
     """
@@ -145,11 +158,13 @@ def read_changes(
             numbers = pending(source, after, upto) if upto > after else {}
             named = [table for table in live.tables if table.captured.number in numbers or also.get(table.name)]
             work = [
-                _read_touched(source, table, after, upto, also.get(table.name, ()))
+                _read_touched(source, table, after, upto, also.get(table.name, ()), refused.get(table.name, {}))
                 for table in named
                 if table.name not in whole
             ]
-            work += [_read_whole(source, table) for table in live.tables if table.name in whole]
+            work += [
+                _read_whole(source, table, refused.get(table.name, {})) for table in live.tables if table.name in whole
+            ]
             return Changes(after, upto, mark_of(source, upto), moment, tuple(work))
     except sqlite3.Error as error:
         raise explain(error, path) from error
@@ -158,18 +173,19 @@ def read_changes(
 # ---------------------------------------------------------------- reading
 
 
-def _read_whole(source: sqlite3.Connection, table: LiveTable) -> TableWork:
+def _read_whole(source: sqlite3.Connection, table: LiveTable, refused: Refused) -> TableWork:
     read = bare_read(table.pair)
     rows, rejected = Spool(semantic_schema(read)), []
     for part in _parts(source.execute(raw_select(read))):
         batch, bad = convert_rows(read, part, rows.schema)
-        rows.add(batch)
-        rejected += bad
+        left, more = _sorted_out(read, part, batch, refused)
+        rows.add(left)
+        rejected += bad + more
     return TableWork(table, rows, Spool(_key_schema(table)), tuple(rejected), (), (), whole=True)
 
 
 def _read_touched(
-    source: sqlite3.Connection, table: LiveTable, after: int, upto: int, also: Sequence[Key]
+    source: sqlite3.Connection, table: LiveTable, after: int, upto: int, also: Sequence[Key], refused: Refused
 ) -> TableWork:
     read = bare_read(table.pair)
     schema = semantic_schema(read)
@@ -180,11 +196,12 @@ def _read_touched(
     others = touched_rows(source, read, table.captured, after, upto)
     for part in _parts(chain(more.values(), (row for row in others if row[:width] not in more))):
         batch, bad = convert_rows(read, part, schema)
-        rows.add(batch)
+        left, unfit = _sorted_out(read, part, batch, refused)
+        rows.add(left)
         # A row that is read is also deleted first, whatever the outbox calls it: VACUUM may have moved rowids.
         members = [batch.column(column.target.name) for column in table.key]
         keys.add(pa.RecordBatch.from_arrays(members, schema=keys.schema))
-        rejected += bad
+        rejected += bad + unfit
     addresses: list[Key] = list(more)
     names: list[Key] = list(also)
     if names:
@@ -195,6 +212,13 @@ def _read_touched(
         names += [key_of(table, item) for item in found]
         keys.add(converted_keys(table, names[len(names) - len(found) :]))
     return TableWork(table, rows, keys, tuple(rejected), tuple(addresses), tuple(names))
+
+
+def _sorted_out(
+    read: TableRead, part: Sequence[RawRow], batch: pa.RecordBatch, refused: Refused
+) -> tuple[pa.RecordBatch, list[QuarantinedRow]]:
+    """Return a converted part without the rows that are known to be refused, and these."""
+    return sort_out(read, fitting_rows(read, part, batch.schema)[1], batch, refused) if refused else (batch, [])
 
 
 def _address(item: Touched) -> Key:
@@ -213,7 +237,7 @@ def _key_schema(table: LiveTable) -> pa.Schema:
     return converted_keys(table, ()).schema
 
 
-def _parts(rows: Iterable[tuple[SqliteValue, ...]]) -> Iterator[list[tuple[SqliteValue, ...]]]:
+def _parts(rows: Iterable[RawRow]) -> Iterator[list[RawRow]]:
     source = iter(rows)
     while part := list(islice(source, ROWS)):
         yield part
@@ -236,6 +260,27 @@ async def _apply(connection: Connection, live: Live, changes: Changes, phases: f
         for work in changes.tables:
             await apply_table(connection, live.run_id, work)
     return True
+
+
+async def _note_refused(
+    connection: Connection, changes: Changes, known: dict[str, Refused], error: asyncpg.PostgresError
+) -> None:
+    """Add the rows that the target refuses for what they hold to `known`; raises Permanent when it finds no more."""
+    found = 0
+    transaction = connection.transaction()
+    await transaction.start()
+    try:
+        await connection.execute(_SESSION)
+        for work in changes.tables:
+            places = await find_unfit_rows(connection, work)
+            if places:
+                read, found = bare_read(work.table.pair), found + len(places)
+                more = refused_rows(read, work.rows.batches(), places)
+                known[work.table.name] = {**known.get(work.table.name, {}), **more}
+    finally:
+        await transaction.rollback()
+    if not found:
+        raise refused([work.table.name for work in changes.tables], error) from error
 
 
 async def _still_level(connection: Connection, live: Live, position: Position, changes: Changes) -> None:

@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 from pgferry.convert.mixed import convert_values
 from pgferry.convert.wire import decode_field, decode_rows, encode
 from pgferry.export import convert_rows, semantic_schema
+from pgferry.keys import encode_key
 from pgferry.live.findings import Findings
 from pgferry.live.model import LiveTable
 from pgferry.live.pairs import bare_read
@@ -24,6 +25,7 @@ from pgferry.model import CellDifference, Key, PgKind, PgType, SqliteValue
 from pgferry.ordering import ordered_batches, row_order
 from pgferry.postgres.connection import Connection
 from pgferry.postgres.load import sent_bytes
+from pgferry.postgres.quarantine import open_among
 from pgferry.quoting import quote
 from pgferry.sqlite.binding import bound, marks
 from pgferry.sqlite.guard import raw_select
@@ -53,12 +55,17 @@ _BY_KEY = ("enable_seqscan", "enable_hashjoin", "enable_mergejoin", "enable_mate
 
 
 async def compare_keys(
-    connection: Connection, source: sqlite3.Connection, table: LiveTable, keys: Sequence[Key]
+    connection: Connection,
+    source: sqlite3.Connection,
+    table: LiveTable,
+    keys: Sequence[Key],
+    aside_of: int | None = None,
 ) -> list[CellDifference]:
     """Compare the rows of these keys only, all their cells; reads only.
 
     `keys` are the target's keys, each in any form that SQLite holds it in; a key that no row has on either side is
-    equal. Rows that no rule accepts belong on SQLite's side only. Both sides should be of one moment, or still.
+    equal. Rows that no rule accepts belong on SQLite's side only, and so may those that run `aside_of` has in
+    quarantine. Both sides should be of one moment, or still.
     """
     findings = Findings(table)
     async with _planned_by_key(connection):
@@ -69,7 +76,17 @@ async def compare_keys(
             if theirs != _source_stream(table, mine):
                 rows = _rows_of(table, mine, frozenset(wire_keys(table, wanted)))
                 findings.join(rows, decode_rows([theirs]) if theirs else ())
+    if aside_of is not None:
+        await _drop_aside(connection, source, findings, aside_of)
     return list(findings.cells())
+
+
+async def _drop_aside(connection: Connection, source: sqlite3.Connection, findings: Findings, run_id: int) -> None:
+    missing = [item.row for item in findings.found if not item.in_target]
+    names = raw_keys(source, findings.table, missing) if missing else {}
+    addresses = [name.address for name in names.values()]
+    aside = await open_among(connection, run_id, findings.table.name, addresses) if addresses else frozenset()
+    findings.drop_missing({key for key, name in names.items() if encode_key(name.address) in aside})
 
 
 def _source_stream(table: LiveTable, batch: pa.RecordBatch) -> bytes:

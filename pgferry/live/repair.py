@@ -111,7 +111,9 @@ async def _still_different(
     for name, rows in keys.items():
         table = live.table(name)
         written = [key_of(table, item) for item in touched(source, table.captured, after, upto)]
-        found += await compare_keys(connection, source, table, _settled(table, rows, _wire(table, written)))
+        found += await compare_keys(
+            connection, source, table, _settled(table, rows, _wire(table, written)), live.run_id
+        )
     return tuple(found)
 
 
@@ -133,7 +135,7 @@ async def _mend_source(
                 table = live.table(name)
                 written = await _written_in_target(connection, table)
                 if written is not None:
-                    found += await compare_keys(connection, source, table, _settled(table, rows, written))
+                    found += await compare_keys(connection, source, table, _settled(table, rows, written), live.run_id)
     return {table: len(rows) for table, rows in keys.items()}, tuple(found)
 
 

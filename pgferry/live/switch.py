@@ -148,7 +148,7 @@ async def compare_touched(connection: Connection, live: Live, source: sqlite3.Co
     count = 0
     found: list[CellDifference] = []
     for table, keys in (await touched_since(connection, live.run_id)).items():
-        found += await compare_keys(connection, source, live.table(table), keys)
+        found += await compare_keys(connection, source, live.table(table), keys, live.run_id)
         count += len(keys)
     if found:
         first = found[0]

@@ -180,7 +180,7 @@ async def _try(connection: Connection, copy: Path, table: _Table, chunk: Chunk) 
         )
         seconds = time.monotonic() - started
         size = int(await connection.fetchval(SQL["size"], f"pg_temp.{_TRIAL}"))
-    except (asyncpg.IntegrityConstraintViolationError, asyncpg.ProgramLimitExceededError):
+    except (asyncpg.IntegrityConstraintViolationError, asyncpg.DataError, asyncpg.ProgramLimitExceededError):
         return None  # What stands against such rows is told by the move, and with their keys.
     finally:
         await transaction.rollback()

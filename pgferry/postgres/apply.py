@@ -18,6 +18,7 @@ from pgferry.postgres.connection import Connection
 from pgferry.postgres.handle import require_transaction
 from pgferry.postgres.journal import mark_touched
 from pgferry.postgres.load import sent_bytes
+from pgferry.postgres.refusals import Refusal, find_unfit, is_of_one_row
 from pgferry.postgres.validations import refresh_quarantine
 from pgferry.quoting import quote
 
@@ -47,20 +48,37 @@ async def apply_table(connection: Connection, run_id: int, work: TableWork) -> N
     """Delete the touched rows in the target and copy those that exist; joins the caller's transaction.
 
     All deletes come before the first insert, so a unique value may have moved between touched rows. Raises Permanent
-    naming the table when a constraint of the target refuses a row; errors of the connection pass through.
+    naming the table when the target refuses rows that collide; errors about what one row holds (`is_of_one_row`) and of
+    the connection pass through.
     """
     require_transaction(connection, "apply_table")
     try:
-        if work.whole:
-            await connection.execute(f"TRUNCATE {rows_of(work.table.pair.target)}")
-        else:
-            await _delete(connection, work)
+        await _clear(connection, work)
         await _copy(connection, work.table, work.rows)
     except asyncpg.IntegrityConstraintViolationError as error:
-        raise _refused(work, error) from error
+        if is_of_one_row(error):
+            raise
+        raise refused([work.table.name], error) from error
     addresses = None if work.whole else work.addresses
     await refresh_quarantine(connection, run_id, work.table.pair.source.name, addresses, work.rejected)
     await mark_touched(connection, run_id, work.table.pair.source.name, work.names)
+
+
+async def find_unfit_rows(connection: Connection, work: TableWork) -> dict[int, Refusal]:
+    """Return why the target refuses rows for what they hold, by their place in `work.rows`; applies nothing.
+
+    Joins the caller's transaction, which must be rolled back.
+    """
+    require_transaction(connection, "find_unfit_rows")
+    await _clear(connection, work)
+    return await find_unfit(connection, work.table.pair, work.rows.batches()) if work.rows.count else {}
+
+
+async def _clear(connection: Connection, work: TableWork) -> None:
+    if work.whole:
+        await connection.execute(f"TRUNCATE {rows_of(work.table.pair.target)}")
+    else:
+        await _delete(connection, work)
 
 
 async def _delete(connection: Connection, work: TableWork) -> None:
@@ -125,11 +143,12 @@ async def _stream(parts: Iterable[bytes]) -> AsyncIterator[bytes]:
             yield part
 
 
-def _refused(work: TableWork, error: asyncpg.IntegrityConstraintViolationError) -> Permanent:
-    detail = f" ({error.detail})" if error.detail else ""
+def refused(tables: Iterable[str], error: asyncpg.PostgresError) -> Permanent:
+    """Return the error for rows of these tables that the target refuses and that are not kept aside."""
+    detail = f" ({error.detail})" if getattr(error, "detail", None) else ""
     said = str(error).partition("\n")[0]
     return Permanent(
-        f"PostgreSQL refuses rows of table {work.table.pair.source.name!r} that SQLite holds: {said}{detail}.",
+        f"PostgreSQL refuses rows of table {' or '.join(map(repr, tables))} that SQLite holds: {said}{detail}.",
         "Nothing was applied, and nothing is lost: it waits in the outbox. Correct the row in the application, or the "
         "constraint in PostgreSQL; the next sync carries it.",
     )

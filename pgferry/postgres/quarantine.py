@@ -10,7 +10,7 @@ from datetime import datetime
 import asyncpg
 
 from pgferry.errors import LossError, Permanent
-from pgferry.keys import decode_key
+from pgferry.keys import decode_key, encode_key
 from pgferry.model import Chunk, Key, LoadedChunk, QuarantinedRow, StorageClass
 from pgferry.postgres.handle import Connection, require_transaction
 from pgferry.postgres.ledger import Run, clean_reason, read_run
@@ -174,6 +174,12 @@ async def open_rows(
         )
         for row in rows
     )
+
+
+async def open_among(conn: Connection, run_id: int, table: str, keys: Sequence[Key]) -> frozenset[str]:
+    """Return those of the keys, as `pgferry.keys` writes them, whose rows are kept aside."""
+    rows = await conn.fetch(SQL["open_among"], run_id, table, [encode_key(key) for key in keys])
+    return frozenset(row["key"] for row in rows)
 
 
 async def replays(conn: Connection, run_id: int) -> dict[str, tuple[LoadedChunk, ...]]:

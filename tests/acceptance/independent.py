@@ -26,14 +26,23 @@ from sqlalchemy.engine import URL
 Row = tuple[Any, ...]
 
 COLUMNS = """
+WITH RECURSIVE below AS (
+    SELECT oid AS domain, typbasetype AS oid, typtypmod AS modifier FROM pg_type WHERE typtype = 'd'
+     UNION ALL
+    SELECT b.domain, t.typbasetype, t.typtypmod FROM below b JOIN pg_type t ON t.oid = b.oid AND t.typtype = 'd'
+), base AS (
+    SELECT b.domain, format_type(b.oid, b.modifier) AS type
+      FROM below b JOIN pg_type t ON t.oid = b.oid AND t.typtype <> 'd'
+)
 SELECT a.attname AS name, t.typtype = 'e' AS enum,
-       CASE t.typtype WHEN 'd' THEN format_type(t.typbasetype, t.typtypmod)
-                      ELSE format_type(a.atttypid, a.atttypmod) END AS type,
+       coalesce(base.type, of_elements.type || '[]', format_type(a.atttypid, a.atttypmod)) AS type,
        coalesce(e.typtype = 'e', false) AS enums, a.attgenerated <> '' AS generated
   FROM pg_attribute a
   JOIN pg_class c ON c.oid = a.attrelid
   JOIN pg_type t ON t.oid = a.atttypid
   LEFT JOIN pg_type e ON e.oid = t.typelem AND t.typlen = -1
+  LEFT JOIN base ON base.domain = t.oid
+  LEFT JOIN base of_elements ON of_elements.domain = e.oid
  WHERE c.relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = $2)
    AND c.relname = $1 AND a.attnum > 0 AND NOT a.attisdropped
 """

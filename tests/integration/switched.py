@@ -122,7 +122,7 @@ async def load(connection, path, live) -> None:
 
     with closing(open_read_only(path)) as source:
         for table in live.tables:
-            work = _read_whole(source, table)
+            work = _read_whole(source, table, {})
             assert not work.rejected, work.rejected
             async with connection.transaction():
                 await apply_table(connection, live.run_id, work)

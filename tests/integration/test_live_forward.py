@@ -191,17 +191,48 @@ async def test_an_applied_change_is_not_applied_again(
     assert await equal(move) == []
 
 
-async def test_a_row_that_the_target_refuses_stops_the_sync_and_nothing_is_applied(
+async def test_rows_that_collide_in_the_target_stop_the_sync_and_nothing_is_applied(
     move: LiveMove, app: App, connection: asyncpg.Connection[asyncpg.Record]
 ) -> None:
-    await connection.execute("ALTER TABLE items ADD CONSTRAINT cheap CHECK (price < 1000)")
-    app.run("INSERT INTO audit VALUES (700, 'before')", "UPDATE items SET price = 5000 WHERE id = 1")
-    with pytest.raises(Permanent, match=r"refuses rows of table 'items'.*cheap"):
+    await connection.execute("CREATE UNIQUE INDEX one_price ON items (price) WHERE price = 5000")
+    app.run("INSERT INTO audit VALUES (700, 'before')", "UPDATE items SET price = 5000 WHERE id IN (1, 2)")
+    with pytest.raises(Permanent, match=r"refuses rows of table 'items'.*one_price"):
         await move.sync()
     assert await connection.fetchval("SELECT count(*) FROM audit WHERE id = 700") == 0
     app.run("UPDATE items SET price = 50 WHERE id = 1")
     await move.sync()
     assert await equal(move) == []
+
+
+async def test_a_row_that_the_target_refuses_goes_to_quarantine_and_comes_back(
+    move: LiveMove, app: App, connection: asyncpg.Connection[asyncpg.Record]
+) -> None:
+    await connection.execute("ALTER TABLE items ADD CONSTRAINT cheap CHECK (price < 1000)")
+    app.run("INSERT INTO audit VALUES (700, 'before')", "UPDATE items SET price = 5000 WHERE id = 1")
+    await move.sync()
+    assert await connection.fetchval("SELECT count(*) FROM audit WHERE id = 700") == 1
+    kept = await connection.fetch("SELECT key, column_name, value, reason FROM pgferry.quarantine")
+    assert [tuple(row)[:3] for row in kept] == [("[1]", "price", b"5000")]
+    assert 'violates check constraint "cheap"' in kept[0]["reason"]
+    assert await connection.fetchval("SELECT count(*) FROM items WHERE id = 1") == 0
+    app.run("UPDATE items SET price = 50 WHERE id = 1")
+    await move.sync()
+    assert await connection.fetchval("SELECT count(*) FROM pgferry.quarantine") == 0
+    assert await equal(move) == []
+
+
+async def test_a_rule_that_hides_a_refused_row_from_the_search_stops_the_sync(
+    move: LiveMove, app: App, connection: asyncpg.Connection[asyncpg.Record]
+) -> None:
+    """COPY does not follow rules, an INSERT does."""
+    await connection.execute("ALTER TABLE items ADD CONSTRAINT cheap CHECK (price < 1000)")
+    await connection.execute("CREATE RULE never AS ON INSERT TO items DO INSTEAD NOTHING")
+    app.run("UPDATE items SET price = 5000 WHERE id = 1")
+    with pytest.raises(Permanent, match=r"refuses rows of table 'items' or 'audit'.*cheap"):
+        await move.sync()
+    await connection.execute("DROP RULE never ON items")
+    await move.sync()
+    assert await connection.fetchval("SELECT count(*) FROM pgferry.quarantine") == 1
 
 
 async def test_a_value_that_does_not_fit_goes_to_quarantine_and_comes_back(

@@ -8,7 +8,7 @@ SELECT id FROM pgferry.run WHERE status <> 'restarted' ORDER BY id DESC
 SELECT source_table, column_name, storage_class,
        regexp_replace(
            regexp_replace(
-               regexp_replace(reason, '(^|of |: )(''([^''\\]|\\.)*''|"([^"\\]|\\.)*")…?', '\1…', 'g'),
+               regexp_replace(regexp_replace(reason, '(: [^:]*row contains .*?\().*', '\1…'), '(^|of |: )(''([^''\\]|\\.)*''|"([^"\\]|\\.)*")…?', '\1…', 'g'),
                '(^|of |: |position |element |become |byte |it has )-?[0-9][0-9.e+-]*', '\1…', 'g'),
            '(=\(|UTF-8: )[^()]*', '\1…', 'g') AS pattern,
        min(reason) AS example, count(*) AS rows
@@ -40,6 +40,10 @@ SELECT id, key, column_name, storage_class, reason
   FROM pgferry.quarantine
  WHERE run_id = $1 AND source_table = $2 AND replayed_at IS NULL AND id > $3 AND starts_with(reason, $4)
  ORDER BY id LIMIT $5
+
+-- name: open_among : those of the keys whose rows are kept aside
+SELECT DISTINCT q.key FROM pgferry.quarantine q JOIN unnest($3::text[]) AS given (key) ON given.key = q.key
+ WHERE q.run_id = $1 AND q.source_table = $2 AND q.replayed_at IS NULL
 
 -- name: still_open
 SELECT id FROM pgferry.quarantine WHERE id = ANY ($1::bigint[]) AND replayed_at IS NULL
