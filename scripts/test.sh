@@ -1,6 +1,6 @@
 #!/bin/sh
 # Runs the test suite: with arguments as pytest takes them, without any in three parts side by side, since each waits
-# about half of its time. The parts share nothing: each has a PostgreSQL server and Prefect servers of its own. They
+# for a third of its time. The parts share nothing: each has a PostgreSQL server and Prefect servers of its own. They
 # take about the same time. The first one's output is seen as it comes, that of the others at their end. Fails when one
 # of them fails.
 set -eu
@@ -30,11 +30,18 @@ beside() {
     others="$others $!"
 }
 
-beside 2 tests/acceptance
-beside 3 tests/unit tests/integration
+# Of the acceptance tests some go elsewhere: with the flows what needs the worker, too; with the units what needs no
+# Prefect. What no part names stays where it is.
+folder=tests/acceptance
+with_flows="$folder/test_files_are_private.py"
+with_units="$folder/test_hostile_files.py $folder/test_hostile_schemas.py $folder/test_soak.py $folder/test_fault_live.py
+    $folder/test_fault_live_network.py"
+
+beside 2 $folder $(printf -- '--ignore=%s ' $with_flows $with_units)
+beside 3 tests/unit tests/integration $with_units
 
 status=0
-"$python" -m pytest tests/flows || status=$?
+"$python" -m pytest tests/flows $with_flows || status=$?
 for other in $others; do
     wait "$other" || status=$?
 done
