@@ -42,6 +42,11 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
 
 MakeDatabase = Callable[[], Awaitable[URL]]
 
+MEMORY = Path("/dev/shm")
+ROOM = 6 * 2**30
+"""Bytes that must be free there for the files of a test run's server: a folder in memory makes databases in a third of
+the time."""
+
 QUICK = {"fsync": "off", "full_page_writes": "off", "synchronous_commit": "off", "max_connections": "200"}
 """Settings of a server whose data nobody needs after a crash."""
 
@@ -51,8 +56,9 @@ def server() -> Iterator[EmbeddedServer]:
     """The embedded server of the test run; skips when PGFERRY_TEST_TARGET names another."""
     if os.environ.get("PGFERRY_TEST_TARGET"):
         pytest.skip("PGFERRY_TEST_TARGET names another server")
-    # Below /tmp, not pytest's own folder (mode 700): the server may run under another account.
-    home = Path(tempfile.mkdtemp(prefix="pgferry-test-"))
+    # Not below pytest's own folder (mode 700): the server may run under another account.
+    has_room = MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > ROOM
+    home = Path(tempfile.mkdtemp(prefix="pgferry-test-", dir=MEMORY if has_room else None))
     home.chmod(0o755)
     try:
         yield embedded.start(home, QUICK)
@@ -102,3 +108,11 @@ async def connection(database_url: URL) -> AsyncIterator[asyncpg.Connection[asyn
         yield opened
     finally:
         await opened.close(timeout=5)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Pass over the long variants unless marks are chosen."""
+    if not config.getoption("-m"):
+        for item in items:
+            if item.get_closest_marker("slow"):
+                item.add_marker(pytest.mark.skip(reason="takes long; `pytest -m slow` runs it"))

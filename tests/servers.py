@@ -48,7 +48,8 @@ class Crashing:
     def crash(self) -> None:
         """Kill the postmaster and every process of its own with SIGKILL."""
         postmaster = psutil.Process(self.server.pid)
-        for process in (postmaster, *postmaster.children(recursive=True)):
+        postmaster.suspend()  # It would start processes that are not in the list, and these would live on.
+        for process in (*postmaster.children(recursive=True), postmaster):
             with suppress(psutil.NoSuchProcess):
                 process.kill()
         self.crashes += 1

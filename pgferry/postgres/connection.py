@@ -10,17 +10,19 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 from urllib.parse import urlencode
 
 import asyncpg
 from sqlalchemy.engine import URL
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from pgferry.errors import FerryError, UsageError
 from pgferry.postgres.problems import OLDEST_SERVER, ServerTooOld, explain, server_of
 from pgferry.postgres.watched import WatchedConnection, judge
 from pgferry.settings import Settings
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncEngine
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 
@@ -147,6 +149,8 @@ def engine(url: URL, settings: Settings) -> AsyncEngine:
 
     The pool has the size, overflow, pre-ping and recycling of the settings. Opening a connection raises as `connect`.
     """
+    # Imported here: with it comes SQLAlchemy's ORM, for which other commands need not wait.
+    from sqlalchemy.ext.asyncio import create_async_engine
 
     async def open_connection() -> Connection:
         return await connect(url, timeout=settings.connect_timeout, statement_timeout=settings.statement_timeout)

@@ -71,11 +71,3 @@ def databases(server_url: URL) -> Iterator[Callable[[], URL]]:
     finally:
         for name in made:
             ask(server_url, f"DROP DATABASE IF EXISTS {quote(name)} WITH (FORCE)")
-
-
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Pass over the long variants unless marks are chosen."""
-    if not config.getoption("-m"):
-        for item in items:
-            if item.get_closest_marker("slow"):
-                item.add_marker(pytest.mark.skip(reason="takes long; `pytest -m slow` runs it"))

@@ -82,7 +82,7 @@ async def test_a_server_that_dies_in_any_step_of_a_live_move(crashing: Crashing,
         for statement in POSTGRES:
             await server.execute(statement)
     move.write_environment()
-    with Workload(tmp_path / "load", move.env_file, seed=41, rate=100, slow=True) as load:
+    with Workload(tmp_path / "load", move.env_file, seed=41, rate=40, slow=True) as load:
         load.start()
         await move.dual_write()
 

@@ -136,13 +136,12 @@ def test_a_switch_that_is_interrupted_leaves_the_application_where_it_was(
     command, restarts = [sys.executable, "-m", "flows", "switch", "--json"], place.restarts
     with subprocess.Popen(command, env=before, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as running:
         try:
-            deadline = time.monotonic() + 240
-            while place.restarts == restarts:
-                assert time.monotonic() < deadline
-                assert running.poll() is None, running.communicate()
-                time.sleep(0.1)
+            restarted(place, running, restarts + 1)
             place.postgres("INSERT INTO notes VALUES ('between', 5)")
             running.send_signal(ended_by)
+            if ended_by is not signal.SIGKILL:
+                restarted(place, running, restarts + 2)
+                monkeypatch.setattr(Health, "status", 200)  # Where it is put back, it is healthy.
             running.wait(240)
         finally:
             running.kill()
@@ -157,6 +156,15 @@ def test_a_switch_that_is_interrupted_leaves_the_application_where_it_was(
     assert place.sqlite("DELETE FROM notes WHERE n = 5 RETURNING body") == [("between",)]
     answer(place.command("sync", "--json"))
     assert_equal(place)
+
+
+def restarted(place: Place, running: subprocess.Popen[bytes], times: int) -> None:
+    """Wait until the application was restarted that many times."""
+    deadline = time.monotonic() + 240
+    while place.restarts < times:
+        assert time.monotonic() < deadline
+        assert running.poll() is None, running.communicate()
+        time.sleep(0.1)
 
 
 def test_dual_write_can_be_left(place: Place) -> None:
