@@ -10,7 +10,7 @@ import pytest
 from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-PATIENCE = 120_000
+PATIENCE = 300_000
 """Milliseconds that a page gets to show what it is asked for: the first one is thousands of files of a busy server."""
 
 

@@ -24,7 +24,7 @@ from sqlalchemy.engine import URL
 from pgferry.postgres.binaries import run_as
 from pgferry.postgres.place import unprivileged
 
-PATIENCE = 120.0
+PATIENCE = 300.0
 RESET = b"DISCARD ALL\x00"
 
 

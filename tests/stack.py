@@ -32,7 +32,7 @@ MARK = "Zx81qL7rVt"
 """The part of the password that is the same in a URL as outside of it."""
 PASSWORD = f"%/{MARK}@$"
 TRADES = 1_500
-PATIENCE = 120.0
+PATIENCE = 300.0
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Stack:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=240,
+            timeout=480,
             check=False,
             umask=0,  # What must not be open to others is not, whatever this says: test_files_are_private.
         )

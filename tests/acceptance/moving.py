@@ -84,7 +84,7 @@ def command(*arguments: str | Path) -> list[str]:
 
 
 def migrate(
-    *arguments: str | Path, env: dict[str, str], cwd: Path, seconds: float = 120
+    *arguments: str | Path, env: dict[str, str], cwd: Path, seconds: float = 400
 ) -> subprocess.CompletedProcess[str]:
     """Run `python -m flows migrate` to its end; it and all that it started are killed after `seconds`."""
     with subprocess.Popen(

@@ -248,7 +248,7 @@ def test_of_two_runs_at_once_one_refuses_and_names_the_other(make: Make) -> None
             os.killpg(first.pid, signal.SIGSTOP)
             second = case.migrate()
             os.killpg(first.pid, signal.SIGCONT)
-            assert first.wait(timeout=120) == 0
+            assert first.wait(timeout=300) == 0
         finally:
             kill(first)
     assert second.returncode == 1

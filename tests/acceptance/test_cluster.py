@@ -74,7 +74,7 @@ def workers_of(lines: list[str], work: str) -> set[str]:
     return {found[1] for line in lines if work in line and (found := re.search(r" By (\S+:\d+)\.$", line))}
 
 
-def until(condition: Callable[[], Any], seconds: float = 120) -> Any:
+def until(condition: Callable[[], Any], seconds: float = 300) -> Any:
     """Wait until something holds, and return it."""
     deadline = time.monotonic() + seconds
     while not (found := condition()):

@@ -121,7 +121,7 @@ def line(name: str, moved: Planned, carried: int) -> Line:
 @pytest.mark.parametrize("source", [f for f in FILES if f.name in BY_COMMAND_LINE], indirect=True, ids=lambda p: p.name)
 async def test_command_line_moves_the_same(source: Path, tmp_path: Path, database_url: URL, home: Path) -> None:
     done = migrate(
-        "--plan", "--source", source, "--json", env=environment(database_url, home), cwd=tmp_path, seconds=200
+        "--plan", "--source", source, "--json", env=environment(database_url, home), cwd=tmp_path, seconds=400
     )
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)

@@ -34,7 +34,7 @@ CREATE TABLE item (id bigint PRIMARY KEY, name text NOT NULL UNIQUE, price doubl
 CREATE TABLE note (id bigint PRIMARY KEY, item_id bigint NOT NULL REFERENCES item (id), text text);
 """
 ROWS = 400
-PATIENCE = 120.0
+PATIENCE = 300.0
 
 Step = Callable[[], Awaitable[Any]]
 Fault = Callable[["Life", str], None]

@@ -41,7 +41,7 @@ def held(source: Path, seconds: float | None = None) -> Iterator[None]:
         try:
             yield
         finally:
-            holder.communicate("\n" if seconds is None else None, timeout=120)
+            holder.communicate("\n" if seconds is None else None, timeout=300)
     assert holder.returncode == 0
 
 

@@ -159,7 +159,7 @@ class Victim:
                 recorded = f"SELECT coalesce(sum(loaded_rows), 0) FROM pgferry.chunk WHERE source_table = '{table}'"
                 assert ask(self.url, f"SELECT count(*) = ({recorded}) FROM {table}")[0][0], table
 
-    def migrate(self, *arguments: str, seconds: float = 240, **settings: str) -> subprocess.CompletedProcess[str]:
+    def migrate(self, *arguments: str, seconds: float = 480, **settings: str) -> subprocess.CompletedProcess[str]:
         """Run the command to its end, whatever that is."""
         env = {**self.env, **settings}
         return migrate("--source", self.place.source, *arguments, env=env, cwd=self.home, seconds=seconds)

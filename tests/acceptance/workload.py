@@ -39,7 +39,7 @@ from tests.acceptance.workload_equal import equal
 __all__ = ["State", "Workload", "equal"]
 
 ROOT = Path(__file__).resolve().parents[2]
-PATIENCE = 60.0
+PATIENCE = 180.0
 """Seconds in which every writer answers to what it is told."""
 
 

@@ -42,7 +42,7 @@ def prefect_api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with pytest.MonkeyPatch.context() as patch:
         for name, value in SERVER_SETTINGS.items():
             patch.setenv(name, value)
-        with temporary_settings(updates), prefect_test_harness(server_startup_timeout=120):
+        with temporary_settings(updates), prefect_test_harness(server_startup_timeout=300):
             yield str(PREFECT_API_URL.value())
 
 

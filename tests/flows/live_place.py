@@ -23,7 +23,7 @@ from flows.prefect_server import get_json
 from pgferry.postgres.connection import connect, connection
 from pgferry.quoting import quote
 
-PATIENCE = 120.0
+PATIENCE = 300.0
 
 SOURCE = """
 CREATE TABLE items (id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL UNIQUE, active BOOLEAN, price NUMERIC);

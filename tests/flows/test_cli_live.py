@@ -104,9 +104,9 @@ def test_sync_follows_until_it_is_stopped(place: Place) -> None:
     with subprocess.Popen(command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE) as running:
         try:
             arrives(place, "first", patience=240)
-            arrives(place, "second", patience=5)
+            arrives(place, "second", patience=60)
             running.send_signal(signal.SIGINT)
-            out, err = running.communicate(timeout=30)
+            out, err = running.communicate(timeout=120)
         finally:
             running.kill()
     assert running.returncode == 0, err.decode()

@@ -97,7 +97,7 @@ def two_starts(home: Path) -> list[str]:
     """
     command = [sys.executable, "-c", ENSURE, str(home)]
     commands = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    return [each.communicate(timeout=280)[0].strip() for each in commands]
+    return [each.communicate(timeout=600)[0].strip() for each in commands]
 
 
 @pytest.fixture

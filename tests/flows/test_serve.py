@@ -24,7 +24,7 @@ from tests.stack import call
 ROOT = Path(__file__).resolve().parents[2]
 DEPLOYMENTS: list[dict[str, Any]] = yaml.safe_load((ROOT / "prefect.yaml").read_text("utf-8"))["deployments"]
 DESTRUCTIVE = ("switch", "rollback", "cleanup", "schema-downgrade", "schema-upgrade", "migrate", "dual-write")
-PATIENCE = 120.0
+PATIENCE = 300.0
 
 
 def wait_for(found: Callable[[], Any], process: subprocess.Popen[str]) -> Any:

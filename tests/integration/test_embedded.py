@@ -167,7 +167,7 @@ def test_a_stale_pid_that_belongs_to_another_program_does_not_matter(home: Path)
 
 def test_starts_at_the_same_time_make_one_server(home: Path) -> None:
     starts = [subprocess.Popen(command(home, "start"), stdout=subprocess.PIPE, cwd=PROJECT) for _ in range(3)]
-    answers = {start.communicate(timeout=120)[0] for start in starts}
+    answers = {start.communicate(timeout=300)[0] for start in starts}
     assert [start.returncode for start in starts] == [0, 0, 0]
     server = embedded.running(home)
     assert server is not None

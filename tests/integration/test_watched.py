@@ -24,7 +24,7 @@ from tests.proxy import Link, Proxy
 SOON = 0.3
 """Seconds without a byte until the server is asked."""
 
-PATIENCE = 120.0
+PATIENCE = 300.0
 
 
 @pytest.fixture
