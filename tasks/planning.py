@@ -9,7 +9,6 @@ from prefect import get_run_logger, task
 from pgferry.model import Snapshot
 from pgferry.plan.files import WrittenPlan, write_plan
 from pgferry.plan.model import SchemaPlan
-from pgferry.plan.plan import make_plan
 from pgferry.plan.report import render_report
 from pgferry.plan.trial import tried
 from pgferry.settings import Rules, load_settings
@@ -21,6 +20,9 @@ from tasks.retries import TRANSIENT
 @task(name="propose schema", task_run_name="profile the data and propose a schema", **TRANSIENT)
 def propose(snapshot: Snapshot, rules: Rules) -> SchemaPlan:
     """Profile every column and propose a type for it, with evidence."""
+    # Imported here: with it comes sqlglot, for which a move by the application's own migrations need not wait.
+    from pgferry.plan.plan import make_plan
+
     plan = make_plan(Path(snapshot.path), rules)
     get_run_logger().info("%d tables proposed, %d questions.", len(plan.tables), len(plan.questions))
     return plan
