@@ -2,7 +2,7 @@
 # Runs the test suite: with arguments as pytest takes them, without any in three parts side by side, since each waits
 # for a third of its time. The parts share nothing: each has a PostgreSQL server and Prefect servers of its own. They
 # take about the same time. The first one's output is seen as it comes, that of the others at their end. Fails when one
-# of them fails.
+# of them fails. Each names what took longest.
 set -eu
 python=.venv/bin/python
 
@@ -26,7 +26,7 @@ sys.exit(pytest.main(sys.argv[1:]))'
 beside() {
     name=$1
     shift
-    "$python" -c "$hears" "$@" >"$said/$name" 2>&1 &
+    "$python" -c "$hears" --durations=25 "$@" >"$said/$name" 2>&1 &
     others="$others $!"
 }
 
@@ -41,7 +41,7 @@ beside 2 $folder $(printf -- '--ignore=%s ' $with_flows $with_units)
 beside 3 tests/unit tests/integration $with_units
 
 status=0
-"$python" -m pytest tests/flows $with_flows || status=$?
+"$python" -m pytest --durations=25 tests/flows $with_flows || status=$?
 for other in $others; do
     wait "$other" || status=$?
 done
