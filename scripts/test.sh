@@ -33,7 +33,7 @@ beside() {
 # Of the acceptance tests some go elsewhere: with the flows what needs the worker, too; with the units what needs no
 # Prefect. What no part names stays where it is.
 folder=tests/acceptance
-with_flows="$folder/test_files_are_private.py"
+with_flows="$folder/test_files_are_private.py $folder/test_secrets.py"
 with_units="$folder/test_hostile_files.py $folder/test_hostile_schemas.py $folder/test_soak.py $folder/test_fault_live.py
     $folder/test_fault_live_network.py"
 
