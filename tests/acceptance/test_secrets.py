@@ -26,6 +26,8 @@ from tests.acceptance.moving import ask
 from tests.flows.live_place import listening, make_application, provisioned, settings_for
 from tests.stack import MARK, PASSWORD, Stack, run_migrate, running
 
+pytestmark = pytest.mark.timeout(900)  # The first test waits for all that the others look at.
+
 KINDS = ("flow_runs", "task_runs", "logs", "artifacts", "deployments", "events", "block_documents", "work_pools")
 LEDGER = "SELECT relname::text AS name FROM pg_class WHERE relnamespace = 'pgferry'::regnamespace AND relkind = 'r'"
 
