@@ -29,7 +29,7 @@ from pgferry.model import (
 )
 from pgferry.quoting import quote
 from pgferry.sqlite.chunks import TableSample
-from pgferry.sqlite.collations import uses_own
+from pgferry.sqlite.collations import read_from
 from pgferry.sqlite.guard import plan_read, raw_select
 from pgferry.sqlite.sizes import shown_key
 
@@ -179,7 +179,7 @@ def _proves(index: SourceIndex, names: set[str], folded: set[str]) -> bool:
 
 def _all_plain(source: sqlite3.Connection, table: SourceTable, terms: Sequence[_Term]) -> bool:
     odd = " OR ".join(f"NOT {_is_plain(term, StorageClass.NULL)}" for term in terms)
-    return source.execute(f"SELECT 1 FROM {_of(table)} WHERE {odd} LIMIT 1").fetchone() is None
+    return source.execute(f"SELECT 1 FROM {read_from(table)} WHERE {odd} LIMIT 1").fetchone() is None
 
 
 def _is_plain(term: _Term, *others: StorageClass) -> str:
@@ -241,9 +241,9 @@ def _grouped(
 ) -> Iterator[Collision]:
     where = "" if key.nulls_equal else f" WHERE {' AND '.join(f'{value} IS NOT NULL' for value in values)}"
     grouped, certain, told = ", ".join(values), not any(term.function for term in terms), 0
+    rows_of = f"{read_from(pair.source)}{where}"
     found = source.execute(
-        f"SELECT {grouped}, count(*) FROM {_of(pair.source)}{where} GROUP BY {grouped} HAVING count(*) > 1 LIMIT ?",
-        (LOOKED_AT,),
+        f"SELECT {grouped}, count(*) FROM {rows_of} GROUP BY {grouped} HAVING count(*) > 1 LIMIT ?", (LOOKED_AT,)
     )
     for *group, rows in found:
         if told < SHOWN and (shown := _shown(source, pair, terms, values, group)):
@@ -269,7 +269,3 @@ def _shown(
         if len(told) == 2:
             return " and ".join(told)
     return ""
-
-
-def _of(table: SourceTable) -> str:
-    return f"{quote(table.name)} NOT INDEXED" if uses_own(table) else quote(table.name)

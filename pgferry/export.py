@@ -26,6 +26,7 @@ from pgferry.model import (
     ColumnPair,
     ExportedChunk,
     QuarantinedRow,
+    RawRow,
     Snapshot,
     SqliteValue,
     UndecodableText,
@@ -50,9 +51,6 @@ ROWWISE_BYTES = 16 * 1024 * 1024
 
 ROWIDS_AT_ONCE = 500
 """Rows that one statement fetches again by their rowids; SQLite may take no more than 999 parameters."""
-
-RawRow = tuple[SqliteValue, ...]
-"""A row as SQLite has it: its address first, then its columns."""
 
 _SIZED = (str, bytes)
 

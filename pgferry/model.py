@@ -9,6 +9,9 @@ from enum import StrEnum
 SqliteValue = None | int | float | str | bytes
 """A value as SQLite stores it: one of its five storage classes. Undecodable text travels as `UndecodableText`."""
 
+RawRow = tuple[SqliteValue, ...]
+"""A row as SQLite has it: its address first, then the columns that are moved."""
+
 Key = tuple[SqliteValue, ...]
 """The values that address one row: its rowid, or its primary key in a WITHOUT ROWID table."""
 

@@ -18,9 +18,9 @@ import pyarrow as pa
 from pgferry.convert.rules import storage_class
 from pgferry.convert.wire import decode_rows
 from pgferry.errors import LossError
-from pgferry.export import ROWIDS_AT_ONCE, RawRow, fitting_rows, gather, raw_bytes, semantic_schema
+from pgferry.export import ROWIDS_AT_ONCE, fitting_rows, gather, raw_bytes, semantic_schema
 from pgferry.marks import Fields, Marks, mark, marks
-from pgferry.model import Chunk, QuarantinedRow, Snapshot
+from pgferry.model import Chunk, QuarantinedRow, RawRow, Snapshot
 from pgferry.ordering import row_order
 from pgferry.postgres.connection import Connection
 from pgferry.postgres.load import rows_at, sent_bytes

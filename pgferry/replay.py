@@ -28,6 +28,7 @@ from pgferry.model import (
     LoadedChunk,
     OrphanedKey,
     QuarantinedRow,
+    RawRow,
     Snapshot,
     SourceCatalog,
     TablePair,
@@ -64,7 +65,7 @@ from pgferry.sqlite.catalog import read_catalog
 from pgferry.sqlite.chunks import sample_table
 from pgferry.sqlite.connect import explain, open_read_only
 from pgferry.sqlite.guard import TableRead, plan_read
-from pgferry.sqlite.lookup import RawRow, RowLookup
+from pgferry.sqlite.lookup import RowLookup
 
 BATCH_ROWS = 10_000
 """Rows that are replayed in one transaction at the most."""

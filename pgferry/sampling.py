@@ -14,20 +14,15 @@ from dataclasses import dataclass
 import aiosqlite
 import asyncpg
 
-from pgferry.convert.mixed import convert_values
-from pgferry.convert.row_width import can_be_too_wide, widths
 from pgferry.convert.rules import Rejected, convert
 from pgferry.keys import encode_key
-from pgferry.model import CellDifference, ColumnPair, PgKind, SqliteValue, TablePair
+from pgferry.model import CellDifference, ColumnPair, PgKind, RawRow, TablePair
 from pgferry.postgres.connection import Connection
 from pgferry.postgres.quarantine import open_among
 from pgferry.quoting import qualified, quote
 
 LOOKED_UP_AT_ONCE = 500
 """Rows that one statement looks up, at the most."""
-
-RawRow = tuple[SqliteValue, ...]
-"""A row as SQLite has it: its address first, then the pair's columns."""
 
 Expected = Sequence[object]
 """A row's values, in the order of the pair's columns, as the rules convert them."""
@@ -65,24 +60,11 @@ async def check_sample(
     sampled = await _random_rows(snapshot, pair, rows, random.Random(seed))
     if aside_of is not None:
         sampled = await _not_aside(connection, pair, sampled, aside_of)
-    sampled = _on_a_page(pair, sampled)
     expected = [values for values in _expected(pair, sampled) if not _misses(pair, values)]
     differences: list[CellDifference] = []
     for first in range(0, len(expected), LOOKED_UP_AT_ONCE):
         differences += await _look_up(connection, pair, keys, expected[first : first + LOOKED_UP_AT_ONCE])
     return SampleResult(len(expected), tuple(differences))
-
-
-def _on_a_page(pair: TablePair, rows: list[RawRow]) -> list[RawRow]:
-    """Return the rows without those that are in quarantine because they are too wide for a page."""
-    if not rows or not can_be_too_wide(len(pair.columns)):
-        return rows
-    arrays = [
-        convert_values(values, column.target.type, column.rule)[0]
-        for column, values in zip(pair.columns, list(zip(*rows, strict=True))[len(pair.source.address) :], strict=True)
-    ]
-    wide = widths(pair, arrays)
-    return rows if wide is None else [row for row, place in zip(rows, wide.places, strict=True) if place < 0]
 
 
 async def _not_aside(connection: Connection, pair: TablePair, rows: Sequence[RawRow], run_id: int) -> list[RawRow]:

@@ -22,14 +22,14 @@ import asyncpg
 import pyarrow as pa
 
 from pgferry.errors import Permanent
-from pgferry.export import RawRow, convert_rows, fitting_rows, semantic_schema
+from pgferry.export import convert_rows, fitting_rows, semantic_schema
 from pgferry.live.changes import SchemaChanged, refuse_changes
 from pgferry.live.keyed import converted_keys, raw_rows
 from pgferry.live.model import Direction, Live, LiveTable, Phase, Position, Synced, Touched
 from pgferry.live.pairs import bare_read
 from pgferry.live.phases import current
 from pgferry.live.spool import Spool
-from pgferry.model import Key, QuarantinedRow
+from pgferry.model import Key, QuarantinedRow, RawRow
 from pgferry.postgres.apply import TableWork, apply_table, find_unfit_rows, refused
 from pgferry.postgres.connection import Connection
 from pgferry.postgres.journal import advance, lock_sync_for_transaction, read_position

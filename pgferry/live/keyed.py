@@ -21,7 +21,7 @@ from pgferry.live.model import LiveTable
 from pgferry.live.pairs import bare_read
 from pgferry.live.rows import KeyReader, WireKey, target_query
 from pgferry.marks import Fields, canonical_row
-from pgferry.model import CellDifference, Key, PgKind, PgType, SqliteValue
+from pgferry.model import CellDifference, Key, PgKind, PgType, RawRow, SqliteValue
 from pgferry.ordering import ordered_batches, row_order
 from pgferry.postgres.connection import Connection
 from pgferry.postgres.load import sent_bytes
@@ -33,8 +33,6 @@ from pgferry.verify import read_binary
 
 KEYS = 2_000
 """Rows that are looked up at once."""
-
-RawRow = tuple[SqliteValue, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,6 +45,11 @@ def uses_own(table: SourceTable) -> bool:
     return any(map(is_own, (column.collation for column in table.columns))) or any(map(is_own, of_indexes))
 
 
+def read_from(table: SourceTable) -> str:
+    """Return the table as a FROM names it that needs no such collation: thinking of its index fails the statement."""
+    return f"{quote(table.name)} NOT INDEXED" if uses_own(table) else quote(table.name)
+
+
 def indexed_by_own(table: SourceTable) -> bool:
     """Say whether a key or index of a table is ordered by such a collation: SQLite lets nobody write to it without."""
     return any(is_own(term.collation) for index in table.indexes for term in index.terms)

@@ -27,7 +27,7 @@ from pgferry.model import (
 )
 from pgferry.quoting import quote
 from pgferry.sqlite.chunks import TableSample, address_list, range_condition
-from pgferry.sqlite.collations import as_bytes, keyed_by_own, uses_own
+from pgferry.sqlite.collations import as_bytes, keyed_by_own, read_from
 from pgferry.sqlite.wide import joined
 
 WIDE_VALUE = 64 * 1024
@@ -128,7 +128,9 @@ def clean_query(
     if read.rowid is not None:
         pins.append(f"0 AS c{len(terms)}")
         terms.append(quote(read.rowid))
-    select = f"SELECT {', '.join(terms)} FROM {_table(read.pair.source)} WHERE {where} AND {read.guard(strict=strict)}"
+    select = (
+        f"SELECT {', '.join(terms)} FROM {read_from(read.pair.source)} WHERE {where} AND {read.guard(strict=strict)}"
+    )
     return f"SELECT {', '.join(pins)} UNION ALL SELECT * FROM ({select}{_in_order(read, order)})", values
 
 
@@ -173,11 +175,6 @@ def raw_select(read: TableRead) -> str:
     source = read.pair.source
     names = [quote(name) for name in source.address] + [quote(column.pair.source.name) for column in read.columns]
     return f"SELECT {', '.join(names)} FROM {quote(source.name)}"
-
-
-def _table(table: SourceTable) -> str:
-    # An index of a collation that the reader does not have fails the statement as soon as SQLite thinks of using it.
-    return f"{quote(table.name)} NOT INDEXED" if uses_own(table) else quote(table.name)
 
 
 def _in_order(read: TableRead, order: str) -> str:

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import sqlite3
 
-from pgferry.model import Key, SqliteValue
+from pgferry.model import Key, RawRow
 from pgferry.sqlite.binding import bound, marks
 from pgferry.sqlite.guard import TableRead, row_query
 
 NOT_FOUND = "the row was not found again in the snapshot by its key"
 AMBIGUOUS = "the row cannot be told from others in the snapshot by its key"
-
-RawRow = tuple[SqliteValue, ...]
 
 
 class RowLookup:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pgferry.errors import Transient
 from pgferry.live.model import CapturedTable, Touched
-from pgferry.model import SourceTable, SqliteValue
+from pgferry.model import RawRow, SourceTable
 from pgferry.quoting import quote
 from pgferry.sqlite.collations import BUILT_IN_COLLATIONS
 from pgferry.sqlite.connect import write_transaction
@@ -24,8 +24,6 @@ _PRUNE = (
     f" (SELECT id FROM {quote(OUTBOX)} WHERE id <= ? AND id < ({_LAST}) ORDER BY id LIMIT ?)"
 )
 _PRUNE_PATIENCE = 0.5
-
-RawRow = tuple[SqliteValue, ...]
 
 
 def last_id(connection: sqlite3.Connection) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import sqlite3
-from collections.abc import Iterable, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -23,23 +22,11 @@ from pgferry.postgres.runs import open_run
 from pgferry.settings import Rules
 from pgferry.sqlite.connect import reading
 from pgferry.sqlite.sizes import utf8_octets
+from tests.acceptance.hostile_files import made
 from tests.acceptance.moving import Mover
 
 RULES = Rules()
 NO_TABLES = Paired()
-
-
-def made(
-    path: Path, script: str, rows: dict[str, Iterable[Sequence[Any]]] | None = None, encoding: str = "UTF-8"
-) -> Path:
-    with closing(sqlite3.connect(path)) as file:
-        file.execute(f"PRAGMA encoding = '{encoding}'")
-        file.executescript(script)
-        for table, values in (rows or {}).items():
-            for row in values:
-                file.execute(f"INSERT INTO {table} VALUES ({', '.join('?' * len(row))})", row)
-        file.commit()
-    return path
 
 
 # ---------------------------------------------------------------- long values
