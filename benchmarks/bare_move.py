@@ -37,6 +37,7 @@ from pgferry.postgres.schema import upgrade
 from pgferry.report import Stopwatch
 from pgferry.settings import Settings, load_settings, parse_target
 from pgferry.sqlite import snapshot as snapshots
+from pgferry.sqlite.arrow_reader import load_driver_beside
 from pgferry.verify import ChunkVerdict
 
 T = TypeVar("T")
@@ -58,6 +59,7 @@ class BareMove:
     def run(self) -> dict[str, float]:
         """Move the source into the fresh target; returns the seconds of each step. Raises what stands against it."""
         rules = self.settings.rules()
+        load_driver_beside()
         with self.watch.step("backup"):
             self._call(install)
             run = self._call(lambda db: open_run(db, self.source, rules, restart=False))

@@ -6,9 +6,6 @@ and no configuration accepts that; 1 anything else.
 
 from __future__ import annotations
 
-import os
-import sys
-import threading
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -43,9 +40,6 @@ from flows.results_live import show_cut_over
 from pgferry.errors import FerryError, UsageError
 from pgferry.report import Report
 from pgferry.settings import load_settings
-
-LEAVE_SECONDS = 30.0
-"""How long a command that has come to its end may still tell Prefect of it."""
 
 app = typer.Typer(
     help="Move a SQLite database to PostgreSQL, whole and verified.",
@@ -191,28 +185,3 @@ def _report_of(error: FerryError) -> dict[str, Any]:
     if not isinstance(report, Report):
         raise error
     return report.to_json()
-
-
-def main() -> None:
-    """Run the command line."""
-    try:
-        app(prog_name="python -m flows")
-    except SystemExit as end:
-        _leave_in_time(end.code)
-        raise
-
-
-def _leave_in_time(code: object) -> None:
-    """See to it that the process ends soon, whatever Prefect still wants to tell its server.
-
-    Where that is away, Prefect's client waits seven seconds for each event, and a run has hundreds of them.
-    """
-
-    def leave() -> None:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code if isinstance(code, int) else int(code is not None))
-
-    timer = threading.Timer(LEAVE_SECONDS, leave)
-    timer.daemon = True
-    timer.start()

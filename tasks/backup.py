@@ -10,6 +10,7 @@ from pgferry.model import Snapshot
 from pgferry.postgres.ledger import Run, record_snapshot
 from pgferry.settings import load_settings
 from pgferry.sqlite import snapshot as snapshots
+from pgferry.sqlite.arrow_reader import load_driver_beside
 from pgferry.sqlite.snapshot import SnapshotCheck
 from tasks.ends import session, target_url, wait_for
 from tasks.retries import TRANSIENT
@@ -23,6 +24,7 @@ def back_up(source: Path, target: str, run: Run) -> Snapshot:
         snapshots.confirm(run.snapshot)
         get_run_logger().info("Going on with the snapshot %s.", run.snapshot.path)
         return run.snapshot
+    load_driver_beside()
     snapshot = snapshots.take(source, settings.home.absolute() / "backups")
 
     async def work() -> None:
