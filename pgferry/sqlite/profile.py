@@ -248,12 +248,21 @@ def _with_text(column: ColumnProfile, measured: dict[str, Any] | None) -> Column
     return replace(column, **measured | found)
 
 
+REMEMBERED = 1_000
+"""Different values of a column of which it is remembered that they were looked at; many a column has no more."""
+
+REMEMBERED_BYTES = 256
+"""Bytes of a text up to which it is remembered."""
+
+
 class _Texts:
     """A SQLite aggregate over the bytes of texts; answers as JSON."""
 
     codec = "utf-8"
 
     def __init__(self) -> None:
+        self.known: set[bytes] = set()
+        """Texts that change nothing when they come again: neither empty nor with a NUL or anything beyond ASCII."""
         self.min_chars: int | None = None
         self.max_chars = 0
         self.max_octets = 0
@@ -267,18 +276,22 @@ class _Texts:
         self.json = JsonFit.JSONB
 
     def step(self, raw: bytes | None, /) -> None:
-        if raw is None:
+        if raw is None or raw in self.known:
             return
         try:
             text = raw.decode(self.codec)
         except UnicodeDecodeError:
             self._measure_undecodable(raw)
             return
+        counted = self.not_ascii + self.nuls
         self._measure(text)
         if not text:
             self.empties += 1
-        elif self.forms is None or self.forms or self.spellings:
+            return
+        if self.forms is None or self.forms or self.spellings:
             self._look_at(text)
+        if len(self.known) < REMEMBERED and len(raw) <= REMEMBERED_BYTES and self.not_ascii + self.nuls == counted:
+            self.known.add(raw)
 
     def _measure(self, text: str) -> None:
         length = len(text)
@@ -356,10 +369,13 @@ class _Digits:
     def __init__(self) -> None:
         self.whole = 0
         self.scale = 0
+        self.known: set[float] = set()
 
     def step(self, value: float | None, /) -> None:
-        if value is None or not math.isfinite(value):
+        if value is None or value in self.known or not math.isfinite(value):
             return
+        if len(self.known) < REMEMBERED:
+            self.known.add(value)
         _, digits, exponent = Decimal(repr(value)).normalize().as_tuple()
         power = int(exponent)
         self.whole = max(self.whole, len(digits) + power)

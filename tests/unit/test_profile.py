@@ -84,6 +84,22 @@ def test_an_exception_after_the_sample_counts() -> None:
     assert Form.DATE not in column(["2024-01-01"] * 3000 + ["2024-13-01"]).forms
 
 
+@given(
+    st.lists(st.sampled_from(["", "a\x00", "é", "plain", "2024-01-02", '{"a": 1}', '{"a": 1, "a": 2}', "7.50", "true"]))
+)
+def test_texts_that_come_again_are_counted_each_time(values: list[str]) -> None:
+    found, once = column(values), column(dict.fromkeys(values))
+    counted = (found.texts, found.empties, found.nuls, found.not_ascii)
+    assert counted == (len(values), values.count(""), values.count("a\x00"), values.count("é"))
+    assert (found.forms, found.spellings, found.json, found.words) == (
+        once.forms,
+        once.spellings,
+        once.json,
+        once.words,
+    )
+    assert (found.max_chars, found.max_octets) == (once.max_chars, once.max_octets)
+
+
 def test_decimal_digits() -> None:
     found = column([1230.99, 0.5, -12345.125, 7, 1e-3], "DECIMAL(10, 2)")
     assert (found.whole_digits, found.scale) == (5, 3)
