@@ -46,7 +46,7 @@ from pgferry.staging import Staging, WrittenFile, repeating_columns
 ROWWISE_BATCH = 4096
 """Rows that the row-wise path gathers at the most before they become an Arrow batch."""
 
-ROWWISE_BYTES = 16 * 1024 * 1024
+ROWWISE_BYTES = 4 * 1024 * 1024
 """Bytes of text and blobs that the row-wise path gathers at the most."""
 
 ROWIDS_AT_ONCE = 500
@@ -180,11 +180,12 @@ class ChunkRows:
         self._advance = advance
         self._reader = reader
         self._by_guard = 0
+        self._all_kept_out = False
 
     @property
     def in_order(self) -> bool:
-        """Whether all rows came by the guarded read, and so in its order."""
-        return self.rows == self._by_guard
+        """Whether all rows came in the order of their address: all by the guarded read, or all that it keeps out."""
+        return self.rows == self._by_guard or self._all_kept_out
 
     def __iter__(self) -> Iterator[pa.RecordBatch]:
         misfits = _Misfits()
@@ -197,6 +198,7 @@ class ChunkRows:
             parts = parts[0].split()
             yield from self._by_arrow(parts[-1], misfits)
         self._by_guard = self.rows
+        self._all_kept_out = not (self.rows or misfits.rowids or misfits.positions or self._read.rowid is None)
         if sum(part.seen for part in parts) < self._chunk.rows or misfits.rowids or misfits.positions:
             yield from self._by_rule(parts, misfits)
         _check_count(self._read, self._chunk, self.rows, len(self.rejected))

@@ -356,7 +356,7 @@ class ExportedChunk:
     quarantine_path: str | None = None
     quarantine_sha256: str | None = None
     in_order: bool = True
-    """Whether all rows came by the guarded read, in the order of their address."""
+    """Whether all rows came in the order of their address."""
 
 
 @dataclass(frozen=True, slots=True)

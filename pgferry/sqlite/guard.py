@@ -143,9 +143,13 @@ def clean_schema(read: TableRead) -> pa.Schema:
 
 
 def rest_query(read: TableRead, chunk: Chunk, *, strict: bool = True) -> tuple[str, tuple[SqliteValue, ...]]:
-    """Return the SELECT of the rows of a chunk that the guard keeps out: the address first, then the raw columns."""
+    """Return the SELECT of the rows of a chunk that the guard keeps out: the address first, then the raw columns.
+
+    They come in the order of their rowids, where they have such.
+    """
     where, values = range_condition(read.pair.source, chunk)
-    return f"{raw_select(read)} WHERE {where} AND NOT ({read.portable_guard(strict=strict)})", values
+    order = f" ORDER BY {quote(read.rowid)}" if read.rowid is not None else ""
+    return f"{raw_select(read)} WHERE {where} AND NOT ({read.portable_guard(strict=strict)}){order}", values
 
 
 def guarded_rows_query(read: TableRead, chunk: Chunk, order: str = "") -> tuple[str, tuple[SqliteValue, ...]]:

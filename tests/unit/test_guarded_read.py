@@ -28,12 +28,13 @@ BATCH = 16
 """Rows of an Arrow batch: the reader guesses the types by its first one, and stops in later ones."""
 
 
-def paired(path: Path, rows: list[Row]) -> TablePair:
+def paired(path: Path, rows: list[Row], script: str = "") -> TablePair:
     """Make a file with these rows, and pair its table with one that takes the types above."""
     path.unlink(missing_ok=True)
     with closing(sqlite3.connect(path)) as connection:
         connection.execute("CREATE TABLE t (id INTEGER PRIMARY KEY, i, b, s, f)")
         connection.executemany("INSERT INTO t VALUES (?, ?, ?, ?, ?)", rows)
+        connection.executescript(script)
         connection.commit()
     columns = (TargetColumn("id", PgType(PgKind.BIGINT), not_null=True),)
     columns += tuple(TargetColumn(name, type) for name, type in zip("ibsf", TYPES, strict=True))
@@ -64,9 +65,9 @@ def expected(pair: TablePair, rows: list[Row]) -> tuple[list[Row], list[int]]:
     return good, bad
 
 
-def check(path: Path, rows: list[Row], chunk: Chunk) -> bool:
+def check(path: Path, rows: list[Row], chunk: Chunk, script: str = "") -> bool:
     """Compare the two, and say whether the rows kept their order."""
-    pair = paired(path, rows)
+    pair = paired(path, rows, script)
     low, high = (key[0] if key else None for key in (chunk.low, chunk.high))
     mine = [row for row in rows if (low is None or row[0] >= low) and (high is None or row[0] <= high)]
     good, bad, in_order = moved(path, pair, replace(chunk, rows=len(mine)))
@@ -98,6 +99,15 @@ def test_what_comes_by_the_reader_keeps_its_order(tmp_path: Path) -> None:
     assert check(tmp_path / "c.db", rows, Chunk("t", 0, 100))
     rows[70] = (70, 7.0, 1, "a seven all the same, but not by the reader", 0)
     assert not check(tmp_path / "d.db", rows, Chunk("t", 0, 100))
+
+
+@pytest.mark.parametrize("script", ["", "CREATE INDEX all_columns ON t (i DESC, b, s, f)"])
+def test_what_the_guard_keeps_out_as_a_whole_keeps_its_order(tmp_path: Path, script: str) -> None:
+    wide = [(n, n % 7, n, "y" * 70_000, n % 2) for n in range(40)]
+    assert check(tmp_path / "wide.db", wide, Chunk("t", 0, 40), script)
+    wide[20] = (20, 2**31, 1, "y" * 70_000, 0)
+    assert check(tmp_path / "one-aside.db", wide, Chunk("t", 0, 40), script)
+    assert not check(tmp_path / "one-plain.db", [*wide, *usual(50)[40:]], Chunk("t", 0, 50), script)
 
 
 def test_the_largest_rowids(tmp_path: Path) -> None:
