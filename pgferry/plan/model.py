@@ -107,6 +107,8 @@ class TablePlan:
     checks: tuple[CheckPlan, ...] = ()
     indexes: tuple[IndexPlan, ...] = ()
     foreign_keys: tuple[ForeignKeyPlan, ...] = ()
+    stays_whole: bool = False
+    """Whether its rows stay whole on their pages; see `storage`."""
 
     def column(self, source: str) -> ColumnPlan:
         """Return the plan of a source column, whatever its case; raises KeyError."""

@@ -78,6 +78,7 @@ def _table(table: TablePlan) -> dict[str, Any]:
         "indexes": len(table.indexes),
         "foreign_keys": len(table.foreign_keys),
         "checks": len(table.checks),
+        "stays_whole": table.stays_whole,
         "columns": [_column(column) for column in table.columns],
     }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from pgferry.plan import sql
 from pgferry.plan.infer import type_sql
 from pgferry.plan.model import ColumnPlan, NotCarried, Question, SchemaPlan, TablePlan
 from pgferry.report import wrapped
@@ -103,6 +104,8 @@ def _orphans(plan: SchemaPlan) -> Iterator[str]:
 
 def _table(table: TablePlan) -> Iterator[str]:
     yield from (f"## {_cell(table.source)}", "", f"{table.rows:,} rows", "")
+    if table.stays_whole:
+        yield from (f"Rows are wide and no value is large: they stay whole (`{sql.stay_whole(table)}`).", "")
     rows = [(c.name, type_sql(c.type), _extras(table, c), c.evidence, "; ".join(c.notes)) for c in table.columns]
     yield from _grid(("column", "type", "properties", "evidence", "notes"), rows)
 

@@ -103,6 +103,8 @@ def _table(table: TablePlan) -> Iterator[str]:
     for check in table.checks:
         yield f"    sa.CheckConstraint({_text(check.sql)}, name={_name(check.name)}),"
     yield ")"
+    if table.stays_whole:
+        yield _execute(sql.stay_whole(table))
 
 
 def _column(column: ColumnPlan) -> str:

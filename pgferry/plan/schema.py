@@ -19,6 +19,7 @@ from pgferry.plan.model import (
 )
 from pgferry.plan.names import Namespace
 from pgferry.plan.ranges import NOTHING, Range
+from pgferry.plan.storage import stays_whole
 from pgferry.plan.translate import KnownColumn, Translator, Typed, Untranslatable
 from pgferry.quoting import quote
 from pgferry.sqlite import ddl, facts
@@ -107,6 +108,7 @@ class TablePlanner:
             uniques=tuple(uniques),
             checks=tuple(self._checks()),
             indexes=tuple(indexes),
+            stays_whole=stays_whole(draft.profile, {name: draft.type(name) for name in draft.column_names}),
         )
 
     def _repeats_key(self, unique: KeyPlan, key: KeyPlan | None) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pgferry.convert.row_width import PAGE_ROOM
 from pgferry.plan.infer import type_sql
 from pgferry.plan.model import CheckPlan, ColumnPlan, ForeignKeyPlan, IndexPlan, KeyPlan, TablePlan, ViewPlan
 from pgferry.quoting import quote
@@ -28,6 +29,11 @@ def _column(column: ColumnPlan) -> str:
 
 def _key(key: KeyPlan, kind: str) -> str:
     return f"CONSTRAINT {quote(key.name)} {kind} ({names(key.columns)})"
+
+
+def stay_whole(table: TablePlan) -> str:
+    """Return the statement by which the table's rows stay whole on their pages."""
+    return f"ALTER TABLE {quote(table.name)} SET (toast_tuple_target = {PAGE_ROOM})"
 
 
 def key(table: TablePlan, plan: KeyPlan, kind: str) -> str:

@@ -75,7 +75,9 @@ class _Trial:
         columns = [await self._column(table, column) for column in table.columns]
         checks = [check for check in table.checks if await self._check(table, check)]
         indexes = [index for index in table.indexes if await self._index(table, index)]
-        return replace(table, columns=tuple(columns), checks=tuple(checks), indexes=tuple(indexes))
+        # A server whose pages have another size than nearly all refuses it.
+        whole = table.stays_whole and await self._error(sql.stay_whole(table)) is None
+        return replace(table, columns=tuple(columns), checks=tuple(checks), indexes=tuple(indexes), stays_whole=whole)
 
     async def _with_keys(self, table: TablePlan) -> TablePlan | None:
         """Make the table, without the keys that are refused; None when it is refused without any, too."""
