@@ -33,7 +33,7 @@ from pgferry.postgres import embedded
 SIZES = (200_000, 2_000_000, 10_000_000)
 QUICK_SIZES = (5_000, 20_000)
 ROW_WISE, QUICK_ROW_WISE = 200_000, 5_000
-ROUNDS, LARGE, LARGE_ROUNDS = 3, 5_000_000, 1
+ROUNDS, LARGE = 3, 5_000_000
 SHAPES = ("trades", "tables", "wide", "blobs")
 SYSTEM = Path("/usr/lib/postgresql")
 
@@ -64,7 +64,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--row-wise", type=int, metavar="N", help=f"trades of the row-wise ways at most ({ROW_WISE:,})")
     parser.add_argument("--shape", choices=SHAPES, action="append", help="only this; may be given more than once")
     parser.add_argument("--way", choices=[way.key for way in WAYS], action="append", help="only this; likewise")
-    parser.add_argument("--rounds", type=int, metavar="N", help=f"({ROUNDS}; {LARGE_ROUNDS} above {LARGE:,} trades)")
+    rounds = f"of trades up to {LARGE:,} ({ROUNDS}); of more, and of other shapes, there is one"
+    parser.add_argument("--rounds", type=int, metavar="N", help=rounds)
     parser.add_argument("--server", choices=("embedded", "system"), default="embedded", help="whose PostgreSQL")
     parser.add_argument("--write", action="store_true", help="write the page although only a part was measured")
     return parser
@@ -82,7 +83,7 @@ def _courses(options: argparse.Namespace) -> Iterator[Course]:
             yield Course(partial(make_trades, rows=size), _rounds(options, size), size <= most)
     makers = _makers(quick=options.quick)
     for shape in (shape for shape in SHAPES if shape in shapes and shape in makers):
-        yield Course(makers[shape], _rounds(options))
+        yield Course(makers[shape], 1)
 
 
 def _makers(*, quick: bool) -> dict[str, Callable[[Path], Source]]:
@@ -95,8 +96,8 @@ def _makers(*, quick: bool) -> dict[str, Callable[[Path], Source]]:
     }
 
 
-def _rounds(options: argparse.Namespace, size: int = 0) -> int:
-    return options.rounds or (1 if options.quick else LARGE_ROUNDS if size > LARGE else ROUNDS)
+def _rounds(options: argparse.Namespace, size: int) -> int:
+    return 1 if options.quick or size > LARGE else options.rounds or ROUNDS
 
 
 # ---------------------------------------------------------------- the place
