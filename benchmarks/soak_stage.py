@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -26,6 +27,7 @@ from tests.acceptance.workload_schema import POSTGRES, create_sqlite
 from tests.live import LiveMove
 from tests.live_step import write_settings
 from tests.proxy import Proxy
+from tests.server_activity import activity
 from tests.servers import Crashing, crashing_server
 
 ROOT = Path(__file__).parent.parent
@@ -86,16 +88,23 @@ class Stage:
             while process.poll() is None:
                 self.keep_following()
                 if time.monotonic() > deadline:
-                    raise Lost(f"a step does not end: {self.log()}")
+                    raise Lost(f"a step does not end: {self.where(process)}")
                 time.sleep(0.02)
             return process.returncode
         finally:
             process.kill()
             process.wait()
 
+    def where(self, process: subprocess.Popen[bytes]) -> str:
+        """Return where a step stands, what the server does for whom, and the last that the steps said."""
+        sessions = activity(self.crashing.server.url("app"))
+        process.send_signal(signal.SIGUSR1)
+        time.sleep(1)
+        return f"{' '.join(map(str, process.args))}\n{sessions}\n{self.log()}"
+
     def log(self) -> str:
         """Return the last that the steps said."""
-        return (self.folder / "steps.log").read_text("utf-8", "replace")[-2000:]
+        return (self.folder / "steps.log").read_text("utf-8", "replace")[-10_000:]
 
     def keep_following(self) -> None:
         """Start a follower when there is none."""

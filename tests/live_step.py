@@ -7,8 +7,11 @@ one has left, under the run lock.
 from __future__ import annotations
 
 import asyncio
+import faulthandler
 import json
+import signal
 import sys
+from asyncio.events import _get_running_loop
 from pathlib import Path
 
 from sqlalchemy.engine import make_url
@@ -85,8 +88,20 @@ async def recover(move: LiveMove, restart: Path) -> None:
             restarted(move.source)
 
 
+def tell_where(*_: object) -> None:
+    """Print where each task stands, for whoever sees that the step does not end."""
+    loop = _get_running_loop()
+    if loop is None:
+        faulthandler.dump_traceback()
+        return
+    for task in asyncio.all_tasks(loop):
+        task.print_stack(file=sys.stderr)
+    sys.stderr.flush()
+
+
 def main() -> None:
     """Run the step that the command line names, with the lock that its flow holds."""
+    signal.signal(signal.SIGUSR1, tell_where)
     url, source, home, rows, stall, touched = json.loads(Path(sys.argv[1]).read_text())
     move = LiveMove(make_url(url), Path(source), Path(home), chunk_rows=rows, stall=stall)
     restart, step = Path(touched), sys.argv[2]
