@@ -20,6 +20,19 @@ _PAUSE: Final = 0.05
 # behind a lock that is waited for, so each attempt is short.
 _SHORT_WAIT = "SET LOCAL lock_timeout = '500ms'"
 
+# Autovacuum gives way to whoever has waited for deadlock_timeout, and to nobody before. Of its workers every role sees
+# that they have no user.
+_LONG_WAIT = """
+SELECT set_config('lock_timeout', (extract(epoch FROM current_setting('deadlock_timeout')::interval) * 1000 + 500)::text
+                  || 'ms', true)
+"""
+_BY_AUTOVACUUM = """
+SELECT EXISTS (
+    SELECT FROM pg_catalog.pg_locks l JOIN pg_catalog.pg_stat_activity a USING (pid)
+     WHERE l.relation = to_regclass($1::text) AND l.granted AND l.mode = 'ShareUpdateExclusiveLock'
+       AND a.usesysid IS NULL)
+"""
+
 _HOLDERS = """
 SELECT string_agg(DISTINCT format('server process %s (%s)', l.pid, coalesce(nullif(a.application_name, ''), 'unnamed')),
                   ', ')
@@ -34,22 +47,24 @@ async def patiently(
 ) -> None:
     """Run `work` in a transaction of its own, again and again while it cannot get a lock.
 
-    Between the attempts nothing is held. Raises Transient, naming who holds `relation` (a qualified, quoted name),
-    when `patience` seconds were not enough; other errors pass through. Joins an open transaction by a savepoint, and
-    then keeps what that transaction has locked.
+    Between the attempts nothing is held, and an autovacuum of the table is made to give way. Raises Transient, naming
+    who holds `relation` (a qualified, quoted name), when `patience` seconds were not enough; other errors pass through.
+    Joins an open transaction by a savepoint, and then keeps what that transaction has locked.
     """
     clock = asyncio.get_running_loop().time
     deadline = clock() + patience
+    wait = _SHORT_WAIT
     while True:
         try:
             async with conn.transaction():
-                await conn.execute(_SHORT_WAIT)
+                await conn.execute(wait)
                 await work()
         except (asyncpg.LockNotAvailableError, asyncpg.DeadlockDetectedError) as error:
             if clock() >= deadline:
                 raise await _busy(conn, relation, patience) from error
         else:
             return
+        wait = _LONG_WAIT if await conn.fetchval(_BY_AUTOVACUUM, relation) else _SHORT_WAIT
         await asyncio.sleep(_PAUSE)
 
 

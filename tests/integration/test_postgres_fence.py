@@ -218,3 +218,33 @@ async def test_it_takes_no_part_in_a_transaction(connection, live):
         for call in (fence(connection, live, "no"), unfence(connection, live)):
             with pytest.raises(RuntimeError, match="inside a transaction"):
                 await call
+
+
+SLOW = "autovacuum_vacuum_cost_delay = 100, autovacuum_vacuum_cost_limit = 1"
+VACUUMED = "SELECT count(*) FROM pg_stat_progress_vacuum WHERE relid = 't'::regclass"
+
+
+@pytest.fixture
+async def eager_autovacuum(connection):
+    async def set_by(statement: str) -> None:
+        await connection.execute(statement)
+        await connection.execute("SELECT pg_reload_conf()")
+
+    await set_by("ALTER SYSTEM SET autovacuum_naptime = '1s'")
+    yield
+    await set_by("ALTER SYSTEM RESET autovacuum_naptime")
+
+
+async def test_an_autovacuum_gives_way(live, connection, eager_autovacuum) -> None:
+    # Slowed down, it would go on for minutes.
+    await connection.execute("INSERT INTO t SELECT n FROM generate_series(10, 50000) AS n")
+    await connection.execute(
+        f"ALTER TABLE t SET ({SLOW}, autovacuum_vacuum_threshold = 0, autovacuum_vacuum_scale_factor = 0)"
+    )
+    await connection.execute("DELETE FROM t WHERE id % 2 = 0")
+    async with asyncio.timeout(120):
+        while not await connection.fetchval(VACUUMED):
+            await asyncio.sleep(0.1)
+    async with asyncio.timeout(20):
+        await fence(connection, live, MESSAGE)
+    assert await is_fenced(connection)
