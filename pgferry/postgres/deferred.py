@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Sequence, Set
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 
 import asyncpg
 
@@ -27,6 +28,7 @@ from pgferry.postgres.definitions import (
 )
 from pgferry.postgres.handle import Connection, require_transaction
 from pgferry.postgres.orphans import find_orphans
+from pgferry.postgres.patience import patiently
 from pgferry.postgres.statements import statements
 from pgferry.quoting import qualified, quote
 
@@ -242,16 +244,20 @@ async def rebuild_step(conn: Connection, deferred: Deferred) -> None:
 async def put_foreign_keys_away(conn: Connection, run_id: int) -> int:
     """Drop the foreign keys that the run had put aside and built again; their definitions wait in the ledger as before.
 
-    One transaction; returns how many were dropped. Those that are put aside already are left as they are.
+    One transaction a key; returns how many were dropped. Those that are put aside already are left as they are. Raises
+    Transient when a table stays locked, by a reader, too: the next call goes on.
     """
-    async with conn.transaction():
-        rows = await conn.fetch(SQL["put_away_again"], run_id, sorted(FOREIGN_KEY_KINDS))
-        names = sorted({(row["target_schema"], row["target_table"], row["name"]) for row in rows})
-        for schema, table, name in names:
-            await conn.execute(
-                f"ALTER TABLE IF EXISTS {qualified(schema, table)} DROP CONSTRAINT IF EXISTS {quote(name)}"
-            )
-        return len(names)
+    keys = await conn.fetch(SQL["built_again"], run_id, sorted(FOREIGN_KEY_KINDS))
+    for key in keys:
+        await patiently(conn, partial(_put_away, conn, run_id, key), qualified(key["schema"], key["table"]))
+    return len(keys)
+
+
+async def _put_away(conn: Connection, run_id: int, key: asyncpg.Record) -> None:
+    named = (key["schema"], key["table"], key["name"])
+    await conn.execute(SQL["put_away_again"], run_id, sorted(FOREIGN_KEY_KINDS), *named)
+    table = qualified(key["schema"], key["table"])
+    await conn.execute(f"ALTER TABLE IF EXISTS {table} DROP CONSTRAINT IF EXISTS {quote(key['name'])}")
 
 
 async def is_gone(conn: Connection, deferred: Deferred) -> bool:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import sqlite3
 from datetime import timedelta
+from functools import partial
 
 import asyncpg
 import pytest
 
-from pgferry.errors import Permanent, UsageError
+from pgferry.errors import Permanent, Transient, UsageError
 from pgferry.live import switch
 from pgferry.live.approach import approach
 from pgferry.live.emergency import carry, emergency
@@ -19,7 +20,10 @@ from pgferry.live.phases import current
 from pgferry.live.status import read_status
 from pgferry.live.switch import take_over
 from pgferry.live.turning import turn_back
+from pgferry.postgres import deferred
+from pgferry.postgres.definitions import Stage
 from pgferry.postgres.journal import live_run, open_uncarried, read_position, set_position
+from pgferry.postgres.patience import patiently
 from tests.acceptance.workload import equal
 from tests.integration.small_move import Server, environment, move, phase, read, write
 from tests.live import LiveMove
@@ -57,6 +61,25 @@ async def test_a_rollback_keeps_every_write(move: LiveMove, connection: Server) 
     assert read(move, "SELECT id FROM items WHERE name = 'again'") == [(22,)]
     await move.sync()
     assert equal(move.source, move.url) == []
+
+
+async def test_foreign_keys_wait_for_a_reader_no_longer_than_is_said(
+    move: LiveMove, connection: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await move.switch()
+    keys = "SELECT count(*) FROM pg_constraint WHERE contype = 'f' AND conrelid = 'trades'::regclass"
+    monkeypatch.setattr(deferred, "patiently", partial(patiently, patience=0.2))
+    async with move.session() as server:
+        run = await live_run(server, str(move.source))
+        async with connection.transaction():
+            await connection.fetch("SELECT * FROM trades")
+            with pytest.raises(Transient, match=r'Table "public"."trades" was locked for 0.2 seconds'):
+                await deferred.put_foreign_keys_away(server, run.id)
+        assert await connection.fetchval(keys) == 1
+        assert await deferred.put_foreign_keys_away(server, run.id) == 1
+        assert await deferred.put_foreign_keys_away(server, run.id) == 0
+        waiting = [step.name for step in await deferred.pending(server, run.id) if step.stage is Stage.FOREIGN_KEY]
+    assert (await connection.fetchval(keys), len(waiting)) == (0, 1)
 
 
 @pytest.mark.parametrize("step", ["drain", "compare_touched", "set_identities", "_add_foreign_keys", "point_at"])

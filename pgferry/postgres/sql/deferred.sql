@@ -72,10 +72,15 @@ UPDATE pgferry.deferred SET rebuilt_at = clock_timestamp(), error = $2 WHERE id 
 -- name: record_error
 UPDATE pgferry.deferred SET error = $2 WHERE id = $1 AND rebuilt_at IS NULL
 
--- name: put_away_again : foreign keys that were built wait once more
-UPDATE pgferry.deferred SET rebuilt_at = NULL, error = NULL, dropped_at = clock_timestamp()
+-- name: built_again : the constraints of these kinds that were put aside and built again
+SELECT DISTINCT target_schema AS schema, target_table AS table, name FROM pgferry.deferred
  WHERE run_id = $1 AND kind = ANY ($2::text[]) AND dropped_at IS NOT NULL AND rebuilt_at IS NOT NULL
-RETURNING target_schema, target_table, name
+ ORDER BY 1, 2, 3
+
+-- name: put_away_again : a constraint that was built waits once more
+UPDATE pgferry.deferred SET rebuilt_at = NULL, error = NULL, dropped_at = clock_timestamp()
+ WHERE run_id = $1 AND kind = ANY ($2::text[]) AND target_schema = $3 AND target_table = $4 AND name = $5
+   AND dropped_at IS NOT NULL AND rebuilt_at IS NOT NULL
 
 -- name: search_path
 SELECT current_setting('search_path')
