@@ -12,6 +12,7 @@ import time
 from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from sqlalchemy.engine import URL
@@ -32,6 +33,8 @@ from pgferry.postgres.deferred import pending, rebuild_one
 from pgferry.postgres.definitions import Stage
 from pgferry.postgres.identity import set_identities
 from pgferry.postgres.journal import forget_touched, server_time, touched_since
+from pgferry.postgres.patience import patiently
+from pgferry.quoting import qualified
 from pgferry.settings import Settings
 from pgferry.sqlite import fence as source_fence
 from pgferry.sqlite.capture import forget_note, set_note
@@ -162,10 +165,14 @@ async def compare_touched(connection: Connection, live: Live, source: sqlite3.Co
 
 
 async def _add_foreign_keys(connection: Connection, live: Live) -> int:
-    """Add the foreign keys that wait, NOT VALID: instant, and every new row is held to them."""
+    """Add the foreign keys that wait, NOT VALID: instant, and every new row is held to them.
+
+    Raises Transient when a table stays locked, as by a VACUUM: nobody can write meanwhile.
+    """
     steps = [step for step in await pending(connection, live.run_id) if step.stage is Stage.FOREIGN_KEY]
     for step in steps:
-        await rebuild_one(connection, step, memory="64MB")
+        add = partial(rebuild_one, connection, step, memory="64MB")
+        await patiently(connection, add, qualified(step.schema, step.table))
     return len(steps)
 
 

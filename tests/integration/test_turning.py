@@ -82,6 +82,20 @@ async def test_foreign_keys_wait_for_a_reader_no_longer_than_is_said(
     assert (await connection.fetchval(keys), len(waiting)) == (0, 1)
 
 
+async def test_a_switch_does_not_keep_everybody_from_writing_for_as_long_as_a_vacuum(
+    move: LiveMove, connection: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(switch, "patiently", partial(patiently, patience=0.2))
+    async with connection.transaction():
+        await connection.execute("LOCK TABLE trades IN SHARE UPDATE EXCLUSIVE MODE")
+        with pytest.raises(Transient, match=r'Table "public"."trades" was locked for 0.2 seconds'):
+            await move.switch()
+    await move.recover()
+    write(move, "INSERT INTO items (name) VALUES ('written on')")
+    await move.switch()
+    assert await phase(move) is Phase.SWITCHED
+
+
 @pytest.mark.parametrize("step", ["drain", "compare_touched", "set_identities", "_add_foreign_keys", "point_at"])
 async def test_a_switch_that_fails_did_not_happen(
     move: LiveMove, connection: Server, step: str, monkeypatch: pytest.MonkeyPatch
