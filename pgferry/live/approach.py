@@ -16,7 +16,7 @@ from pgferry.live.model import Live, Phase
 from pgferry.live.phases import current
 from pgferry.live.switch import compare_touched
 from pgferry.postgres.connection import Connection
-from pgferry.postgres.journal import forget_touched, record_forms
+from pgferry.postgres.journal import forget_touched, record_forms, sync_lock
 from pgferry.sqlite.connect import open_read_only
 from pgferry.sqlite.snapshot import take
 
@@ -44,7 +44,8 @@ async def approach(connection: Connection, holder: Connection, live: Live, folde
         with closing(open_read_only(held.path, immutable=True)) as source:
             compared = await compare_touched(holder, live, source)
         await record_forms(connection, live.run_id, to_json(forms))
-        await forget_touched(connection, live.run_id, held.carried_until)
+        async with sync_lock(connection):  # the sync marks rows in another order: without it the two deadlock
+            await forget_touched(connection, live.run_id, held.carried_until)
     return Approached(compared, sum(map(len, forms.values())))
 
 
