@@ -11,7 +11,7 @@ import asyncio
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import AsyncExitStack, closing
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from itertools import chain, islice
@@ -32,7 +32,7 @@ from pgferry.live.spool import Spool
 from pgferry.model import Key, QuarantinedRow, RawRow
 from pgferry.postgres.apply import TableWork, apply_table, find_unfit_rows, refused
 from pgferry.postgres.connection import Connection
-from pgferry.postgres.journal import advance, lock_sync_for_transaction, read_position
+from pgferry.postgres.journal import advance, lock_sync_for_transaction, read_position, sync_lock
 from pgferry.postgres.refusals import is_of_one_row
 from pgferry.refused import Refused, refused_rows, sort_out
 from pgferry.sqlite.connect import explain, flush_log, open_read_only
@@ -96,38 +96,46 @@ async def sync_once(
     Raises SchemaChanged, with nothing applied, when tables were altered, rebuilt, made or dropped; OutOfPhase when the
     phase is none of `phases`; Permanent, with nothing applied, when rows collide in the target. What the target refuses
     for what it holds goes to quarantine, as what does not convert. Another sync that was quicker is no error: this one
-    then reads anew.
+    then reads anew, under the sync lock; Transient when that is not got.
     """
     began = time.monotonic()
     source = path or Path(live.source)
     refused: dict[str, Refused] = {}
-    while True:
-        position = await read_position(connection, live.run_id)
-        if position is None:
-            raise Permanent(f"Run {live.run_id} has no position yet.", "Run `python -m flows dual-write` to its end.")
-        try:
-            changes = await asyncio.to_thread(read_changes, source, live, position, whole, also, refused)
-        except SchemaChanged:
-            # Another sync may have carried the next entries meanwhile, and removed the one that was looked for.
-            if await read_position(connection, live.run_id) != position:
-                continue
-            raise
-        if taken_at is not None:
-            changes = replace(changes, moment=taken_at)
-        if not changes.tables and changes.upto == changes.after:
-            await _still_level(connection, live, position, changes)
-            return _idle(changes, began)
-        try:
-            # What PostgreSQL gets SQLite may lose no more, nor the entry at the new position.
-            await asyncio.to_thread(flush_log, Path(live.source))
-            if await _apply(connection, live, changes, phases):
-                return _synced(changes, began)
-        except asyncpg.PostgresError as error:
-            if not is_of_one_row(error):
+    async with AsyncExitStack() as turn:
+        while True:
+            position = await read_position(connection, live.run_id)
+            if position is None:
+                raise Permanent(
+                    f"Run {live.run_id} has no position yet.", "Run `python -m flows dual-write` to its end."
+                )
+            try:
+                changes = await asyncio.to_thread(read_changes, source, live, position, whole, also, refused)
+            except SchemaChanged:
+                # Another sync may have carried the next entries meanwhile, and removed the one that was looked for.
+                if await read_position(connection, live.run_id) != position:
+                    await turn.enter_async_context(sync_lock(connection))
+                    continue
                 raise
-            await _note_refused(connection, changes, refused, error)
-        finally:
-            changes.close()
+            if taken_at is not None:
+                changes = replace(changes, moment=taken_at)
+            if not changes.tables and changes.upto == changes.after:
+                await _still_level(connection, live, position, changes)
+                return _idle(changes, began)
+            try:
+                # What PostgreSQL gets SQLite may lose no more, nor the entry at the new position.
+                await asyncio.to_thread(flush_log, Path(live.source))
+                if await _apply(connection, live, changes, phases):
+                    return _synced(changes, began)
+            except asyncpg.PostgresError as error:
+                if not is_of_one_row(error):
+                    raise
+                await _note_refused(connection, changes, refused, error)
+                continue
+            finally:
+                changes.close()
+            # Another sync was quicker. One that follows a busy application is so again and again: this one reads anew
+            # when nobody can be.
+            await turn.enter_async_context(sync_lock(connection))
 
 
 def read_changes(

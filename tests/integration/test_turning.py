@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 from datetime import timedelta
 from functools import partial
@@ -10,7 +11,7 @@ import asyncpg
 import pytest
 
 from pgferry.errors import Permanent, Transient, UsageError
-from pgferry.live import switch
+from pgferry.live import forward, switch
 from pgferry.live.approach import approach
 from pgferry.live.emergency import carry, emergency
 from pgferry.live.forward import sync_once
@@ -23,6 +24,7 @@ from pgferry.live.turning import turn_back
 from pgferry.postgres import deferred
 from pgferry.postgres.definitions import Stage
 from pgferry.postgres.journal import live_run, open_uncarried, read_position, set_position
+from pgferry.postgres.lock import SYNC_LOCK
 from pgferry.postgres.patience import patiently
 from tests.acceptance.workload import equal
 from tests.integration.small_move import Server, environment, move, phase, read, write
@@ -94,6 +96,31 @@ async def test_a_switch_does_not_keep_everybody_from_writing_for_as_long_as_a_va
     write(move, "INSERT INTO items (name) VALUES ('written on')")
     await move.switch()
     assert await phase(move) is Phase.SWITCHED
+
+
+async def test_a_sync_beside_a_quicker_one_gets_its_turn(move: LiveMove, monkeypatch: pytest.MonkeyPatch) -> None:
+    # A follower of a busy application carries between this one's reading and its applying, whenever it can.
+    overtaken = 0
+    apply = forward._apply
+    async with move.session() as server, move.session() as follower:
+        live = await move.live(server)
+
+        async def overtake(connection: Server, *arguments: object) -> bool:
+            nonlocal overtaken
+            if connection is server and await follower.fetchval("SELECT pg_try_advisory_lock($1)", SYNC_LOCK):
+                await follower.execute("SELECT pg_advisory_unlock($1)", SYNC_LOCK)
+                overtaken += 1
+                write(move, f"INSERT INTO items (name) VALUES ('busy {overtaken}')")
+                await sync_once(follower, live)
+            return await apply(connection, *arguments)
+
+        monkeypatch.setattr(forward, "_apply", overtake)
+        write(move, "INSERT INTO items (name) VALUES ('first')")
+        async with asyncio.timeout(20):
+            synced = await sync_once(server, live)
+        assert (overtaken, synced.idle) == (1, True)
+        assert await follower.fetchval("SELECT pg_try_advisory_lock($1)", SYNC_LOCK)
+    assert equal(move.source, move.url) == []
 
 
 @pytest.mark.parametrize("step", ["drain", "compare_touched", "set_identities", "_add_foreign_keys", "point_at"])
