@@ -63,6 +63,8 @@ class WatchedConnection(_Base):
     _elsewhere: Elsewhere | None = None
     _seconds: float = 0.0
     _stalled: Stalled | None = None
+    _severed: bool = False
+    """Whether it was found lost in the midst of a call: asyncpg itself learns of that a moment later."""
 
     def watch(self, elsewhere: Elsewhere, seconds: float) -> None:
         """Ask the server after each `seconds` in which a call waits and no byte passes; 0 is never."""
@@ -76,6 +78,8 @@ class WatchedConnection(_Base):
         """
         if self._stalled is not None:
             raise self._stalled
+        if self._severed:
+            raise asyncpg.ConnectionDoesNotExistError(_LOST)
         look = _Look(self, self._elsewhere, self._seconds) if self._elsewhere and self._seconds > 0 else None
         try:
             yield
@@ -85,6 +89,7 @@ class WatchedConnection(_Base):
                 raise look.stalled from error
             if isinstance(error, asyncpg.InternalClientError) and _OUT_OF_STEP in str(error):
                 self.sever()
+                self._severed = True
                 raise asyncpg.ConnectionDoesNotExistError(_LOST) from error
             raise
         finally:
