@@ -62,9 +62,8 @@ class WatchedConnection(_Base):
 
     _elsewhere: Elsewhere | None = None
     _seconds: float = 0.0
-    _stalled: Stalled | None = None
-    _severed: bool = False
-    """Whether it was found lost in the midst of a call: asyncpg itself learns of that a moment later."""
+    _ended: Exception | None = None
+    """How it was found to be lost in a call; asyncpg itself learns of that a moment later."""
 
     def watch(self, elsewhere: Elsewhere, seconds: float) -> None:
         """Ask the server after each `seconds` in which a call waits and no byte passes; 0 is never."""
@@ -76,21 +75,19 @@ class WatchedConnection(_Base):
 
         A connection whose server died in the midst of a COPY is lost, whatever the driver says of its own state.
         """
-        if self._stalled is not None:
-            raise self._stalled
-        if self._severed:
-            raise asyncpg.ConnectionDoesNotExistError(_LOST)
+        if self._ended is not None:
+            raise self._ended
         look = _Look(self, self._elsewhere, self._seconds) if self._elsewhere and self._seconds > 0 else None
         try:
             yield
         except Exception as error:
             if look is not None and look.stalled is not None:
-                self._stalled = look.stalled
-                raise look.stalled from error
+                self._ended = look.stalled
+                raise self._ended from error
             if isinstance(error, asyncpg.InternalClientError) and _OUT_OF_STEP in str(error):
                 self.sever()
-                self._severed = True
-                raise asyncpg.ConnectionDoesNotExistError(_LOST) from error
+                self._ended = asyncpg.ConnectionDoesNotExistError(_LOST)
+                raise self._ended from error
             raise
         finally:
             if look is not None:
