@@ -111,27 +111,22 @@ def confirm_database(settings: Settings, what: str, option: str, confirm: str) -
 
 @contextmanager
 def quiet_prefect(debug: bool) -> Iterator[None]:
-    """Keep Prefect's log off the screen: its lines go to the server, and errors are told in words at the end."""
-    if debug:
-        with _ended_at_once():
-            yield
-        return
-    import logging
+    """Keep Prefect's log off the screen: its lines go to the server, and errors are told in words at the end.
 
-    # For the processes of a cluster, which this one starts; read by Prefect when it is imported there.
-    os.environ["PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"] = "CRITICAL"
-    from prefect import flow  # noqa: F401  the console handler is there only once this is imported
+    It stays off when the block has ended: what is left to be sent is told of then, until the process ends.
+    """
+    if not debug:
+        import logging
 
-    root = [handler for handler in logging.getLogger().handlers if type(handler).__name__ == "PrefectConsoleHandler"]
-    levels = [handler.level for handler in root]
-    for handler in root:
-        handler.setLevel(logging.CRITICAL + 1)
-    try:
-        with _ended_at_once():
-            yield
-    finally:
-        for handler, level in zip(root, levels, strict=True):
-            handler.setLevel(level)
+        # For the processes of a cluster, which this one starts; read by Prefect when it is imported there.
+        os.environ["PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"] = "CRITICAL"
+        from prefect import flow  # noqa: F401  the console handler is there only once this is imported
+
+        for handler in logging.getLogger().handlers:
+            if type(handler).__name__ == "PrefectConsoleHandler":
+                handler.setLevel(logging.CRITICAL + 1)
+    with _ended_at_once():
+        yield
 
 
 @contextmanager
