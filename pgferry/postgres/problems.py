@@ -42,6 +42,15 @@ class ServerTooOld(Exception):
     """The server's version is below OLDEST_SERVER."""
 
 
+_ALERTS_OF_CERTIFICATES = (
+    "ALERT_BAD_CERTIFICATE",
+    "ALERT_CERTIFICATE_",
+    "ALERT_UNKNOWN_CA",
+    "ALERT_UNSUPPORTED_CERTIFICATE",
+)
+"""How OpenSSL names what a server says of a certificate (RFC 8446, section 6.2)."""
+
+
 PROBLEMS = (
     # -------------------------------------------------- no conversation
     Problem(
@@ -56,6 +65,13 @@ PROBLEMS = (
         "Turn on ssl at the server, or set sslmode=disable in the URL if the network is trusted.",
         classes=(ConnectionError,),
         words=("rejected SSL upgrade",),
+    ),
+    Problem(
+        "The server refuses the client's certificate",
+        "{server} refuses the certificate that sslcert names: {detail}.",
+        "Name one by sslcert=FILE that an authority of the server (ssl_ca_file) has signed and that is valid today.",
+        classes=(ssl.SSLError,),
+        words=_ALERTS_OF_CERTIFICATES,
     ),
     Problem(
         "TLS failed",
@@ -119,6 +135,14 @@ PROBLEMS = (
         "Add a line for this user, database and address to the server's pg_hba.conf and reload it.",
         states=("28000",),
         words=("pg_hba.conf",),
+    ),
+    Problem(
+        "The server wants a client's certificate",
+        "PostgreSQL at {server} lets user {user} in by a certificate only: {detail}.",
+        "Name a certificate for this user and its key by sslcert=FILE and sslkey=FILE in the URL; its common name is"
+        " the user's, unless the server's pg_ident.conf maps it.",
+        states=("28000",),
+        words=("requires a valid client certificate", "certificate authentication failed"),
     ),
     Problem(
         "The role does not exist or may not log in",
@@ -355,6 +379,11 @@ def _numbers(error: OSError) -> set[int]:
 
 
 def _first(error: BaseException) -> BaseException:
+    # Since TLS 1.3 a server judges the client's certificate after the handshake: asyncpg tells of a lost connection.
+    if isinstance(error.__cause__, ssl.SSLError) and any(
+        word in str(error.__cause__) for word in _ALERTS_OF_CERTIFICATES
+    ):
+        return error.__cause__
     # A transaction that is left on a closed connection complains of that, in place of what closed it.
     hides = isinstance(error, asyncpg.InterfaceError) and "Transaction.__aexit__()" in str(error)
     return _first(error.__context__) if hides and error.__context__ is not None else error

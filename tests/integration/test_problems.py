@@ -7,9 +7,7 @@ import os
 import shutil
 import signal
 import socket
-import subprocess
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
@@ -23,10 +21,14 @@ from pgferry.postgres import connection as connections
 from pgferry.postgres.connection import connect, connection
 from pgferry.postgres.embedded import EmbeddedServer
 from pgferry.postgres.problems import PROBLEMS, explain
+from tests.certificates import give_to_server, make_authority, switch_on
 from tests.pooler import pgbouncer
 from tests.servers import own_server
 
 PASSWORD = "not the right one"
+RULES = """hostssl all {owner} 127.0.0.1/32 scram-sha-256
+hostssl all certified 127.0.0.1/32 cert
+"""
 
 
 @dataclass(frozen=True)
@@ -78,38 +80,17 @@ def secure(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServer]
     if not shutil.which("openssl"):
         pytest.skip("no openssl to make a certificate with")
     with own_server({"fsync": "off"}, of_the_system=True) as server:
-        _make_secure(server)
-        asyncio.run(_reload(server.url()))
+        give_to_server(make_authority(tmp_path_factory.mktemp("certificates"), "server"), server.data)
+        (server.data / "pg_hba.conf").write_text(RULES.format(owner=server.user))
+        asyncio.run(_speak_tls(server.url()))
         yield server
 
 
-def _make_secure(server: EmbeddedServer) -> None:
-    _certificate(server.data, "server")
-    owner = server.data.stat()
-    for name in ("server.key", "server.crt"):
-        os.chown(server.data / name, owner.st_uid, owner.st_gid)
-    (server.data / "pg_hba.conf").write_text("hostssl all all 127.0.0.1/32 scram-sha-256\n")
-
-
-def _certificate(folder: Path, name: str) -> Path:
-    command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 1 -subj /CN=127.0.0.1"
-    files = ["-keyout", str(folder / f"{name}.key"), "-out", str(folder / f"{name}.crt")]
-    subprocess.run([*command.split(), *files], check=True, capture_output=True)
-    (folder / f"{name}.key").chmod(0o600)
-    return folder / f"{name}.crt"
-
-
-async def _reload(url: URL) -> None:
+async def _speak_tls(url: URL) -> None:
     async with connection(url) as admin:
-        await admin.execute("ALTER SYSTEM SET ssl = on")
         await admin.execute("ALTER SYSTEM SET ssl_max_protocol_version = 'TLSv1.2'")
-        await admin.execute("SELECT pg_reload_conf()")
-    for _ in range(100):
-        with suppress(FerryError):
-            await (await connect(url.set(query={"sslmode": "require"}))).close()
-            return
-        await asyncio.sleep(0.05)
-    raise AssertionError("the server does not come to speak TLS")
+        await admin.execute("ALTER SYSTEM SET ssl_ca_file = 'server.crt'")
+    await switch_on(url)
 
 
 async def refused(provoke: Callable[[], Awaitable[object]], url: URL) -> FerryError:
@@ -278,14 +259,28 @@ AT_ITS_OWN = {
 }
 
 
-def options_of_tls(server: EmbeddedServer, folder: Path) -> dict[str, dict[str, str]]:
-    """Return the title of what happens, and the options that let it happen."""
-    stranger = _certificate(folder, "stranger")
-    return {
-        "The server does not allow this connection without TLS": {"sslmode": "disable"},
-        "The server's certificate is not trusted": {"sslmode": "verify-full", "sslrootcert": str(stranger)},
-        "TLS failed": {"sslmode": "require", "ssl_min_protocol_version": "TLSv1.3"},
-    }
+def _asking(server: EmbeddedServer, **options: str) -> URL:
+    return server.url().set(query=options)
+
+
+def by_a_strangers_certificate(server: EmbeddedServer, stranger: Path) -> URL:
+    return _asking(server, sslmode="require", sslcert=str(stranger), sslkey=str(stranger.with_suffix(".key")))
+
+
+WITH_TLS: dict[str, Callable[[EmbeddedServer, Path], URL]] = {
+    "The server does not allow this connection without TLS": lambda server, _: _asking(server, sslmode="disable"),
+    "The server's certificate is not trusted": lambda server, stranger: _asking(
+        server, sslmode="verify-full", sslrootcert=str(stranger)
+    ),
+    "The server refuses the client's certificate": by_a_strangers_certificate,
+    "The server wants a client's certificate": lambda server, _: _asking(server, sslmode="require").set(
+        username="certified"
+    ),
+    "TLS failed": lambda server, _: _asking(server, sslmode="require", ssl_min_protocol_version="TLSv1.3"),
+    "The server does not allow this connection": lambda server, _: _asking(server, sslmode="require").set(
+        username="another"
+    ),
+}
 
 
 @pytest.mark.parametrize("title", ANYWHERE)
@@ -303,26 +298,15 @@ async def test_it_is_told_of_a_server_in_trouble(own: EmbeddedServer, title: str
     assert own.password not in str(error)
 
 
-async def test_what_goes_wrong_with_tls_is_told(secure: EmbeddedServer, tmp_path: Path) -> None:
-    for title, options in options_of_tls(secure, tmp_path).items():
-        url = secure.url().set(query=options)
-        error = await refused(lambda url=url: connect(url), url)
-        assert error.details["title"] == title, error
-
-
-async def test_a_user_whom_pg_hba_does_not_know_is_told_even_with_tls(secure: EmbeddedServer) -> None:
-    (secure.data / "pg_hba.conf").write_text(f"hostssl all {secure.user} 127.0.0.1/32 scram-sha-256\n")
-    os.kill(secure.pid, signal.SIGHUP)
-    await asyncio.sleep(0.3)
-    url = secure.url().set(username="another", query={"sslmode": "require"})
+@pytest.mark.parametrize("title", WITH_TLS)
+async def test_what_goes_wrong_with_tls_is_told(secure: EmbeddedServer, tmp_path: Path, title: str) -> None:
+    url = WITH_TLS[title](secure, make_authority(tmp_path, "stranger"))
     error = await refused(lambda: connect(url), url)
-    assert error.details["title"] == "The server does not allow this connection"
+    assert error.details["title"] == title, error
 
 
 def test_every_row_is_provoked() -> None:
-    provoked = ANYWHERE.keys() | AT_ITS_OWN.keys()
-    with_tls = {"The server's certificate is not trusted", "TLS failed", "The server does not allow this connection"}
-    assert {problem.title for problem in PROBLEMS} == provoked | with_tls
+    assert {problem.title for problem in PROBLEMS} == ANYWHERE.keys() | AT_ITS_OWN.keys() | WITH_TLS.keys()
 
 
 def test_the_drivers_errors_are_those_of_the_table() -> None:

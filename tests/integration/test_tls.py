@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import shutil
-import socket
-import subprocess
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
 import pytest
 from sqlalchemy.engine import URL
 
-from pgferry.errors import FerryError, Permanent, UsageError
+from pgferry.errors import Permanent, UsageError
 from pgferry.operate.check import Verdict
 from pgferry.operate.dump import find_programs, take_dump
 from pgferry.operate.server_checks import check_encryption
@@ -28,18 +24,8 @@ from pgferry.report import markdown
 from tests.acceptance.moving import Mover, alembic_project
 from tests.acceptance.workload import equal
 from tests.acceptance.workload_schema import POSTGRES, create_sqlite
+from tests.certificates import make_authority, own_address, sign_server, switch_on
 from tests.servers import own_server
-
-NAMES = "subjectAltName=IP:127.0.0.1,IP:{own}"
-
-
-def own_address() -> str:
-    """Return an address of this machine that is no loopback address; empty where it has none."""
-    for addresses in psutil.net_if_addrs().values():
-        for item in addresses:
-            if item.family == socket.AF_INET and not item.address.startswith(("127.", "169.254.")):
-                return str(item.address)
-    return ""
 
 
 @dataclass(frozen=True)
@@ -67,47 +53,9 @@ def secure(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secure]:
     folder = tmp_path_factory.mktemp("certificates")
     with own_server({"fsync": "off", "max_connections": "60"}, of_the_system=True) as server:
         made = Secure(server, make_authority(folder, "authority"), make_authority(folder, "stranger"))
-        sign(folder, "authority", server.data)
+        sign_server(folder / "authority.crt", server.data)
         asyncio.run(switch_on(made.url()))
         yield made
-
-
-def openssl(folder: Path, *arguments: str) -> None:
-    subprocess.run(["openssl", *arguments], cwd=folder, check=True, capture_output=True)
-
-
-def make_authority(folder: Path, name: str) -> Path:
-    """Make an authority's key and certificate."""
-    key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "1")
-    openssl(folder, "req", "-x509", *key, "-subj", f"/CN={name}", "-keyout", f"{name}.key", "-out", f"{name}.crt")
-    return folder / f"{name}.crt"
-
-
-def sign(folder: Path, authority: str, data: Path) -> None:
-    """Make the server's key, and its certificate for the addresses of this machine."""
-    key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-subj", "/CN=a server")
-    openssl(folder, "req", *key, "-keyout", "server.key", "-out", "server.csr")
-    (folder / "names").write_text(NAMES.format(own=own_address() or "127.0.0.2"))
-    by = ("-CA", f"{authority}.crt", "-CAkey", f"{authority}.key", "-CAcreateserial", "-days", "1")
-    openssl(folder, "x509", "-req", "-in", "server.csr", *by, "-extfile", "names", "-out", "server.crt")
-    owner = data.stat()
-    for name in ("server.key", "server.crt"):
-        shutil.copyfile(folder / name, data / name)
-        (data / name).chmod(0o600)
-        os.chown(data / name, owner.st_uid, owner.st_gid)
-
-
-async def switch_on(url: URL) -> None:
-    """Let the server speak TLS."""
-    async with connection(url) as admin:
-        await admin.execute("ALTER SYSTEM SET ssl = on")
-        await admin.execute("SELECT pg_reload_conf()")
-    async with asyncio.timeout(120):
-        while True:
-            with suppress(FerryError):
-                await (await connect(url.set(query={"sslmode": "require"}))).close()
-                return
-            await asyncio.sleep(0.05)
 
 
 @asynccontextmanager
