@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import faulthandler
+import gc
 import json
 import signal
 import sys
 from asyncio.events import _get_running_loop
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from sqlalchemy.engine import make_url
 
@@ -95,8 +98,22 @@ def tell_where(*_: object) -> None:
         faulthandler.dump_traceback()
         return
     for task in asyncio.all_tasks(loop):
-        task.print_stack(file=sys.stderr)
+        print(f"{task.get_name()}:", *_awaited(task.get_coro()), sep="\n  ", file=sys.stderr)
     sys.stderr.flush()
+
+
+def _awaited(waiting: Any) -> Iterator[str]:
+    """Yield the place of a coroutine and of each that it waits for; a task's own stack ends at the first."""
+    while waiting is not None:
+        kind = next((kind for kind in ("cr", "ag", "gi") if hasattr(waiting, f"{kind}_frame")), None)
+        if kind is None:
+            # The step of an asynchronous generator tells of its generator to the garbage collector only.
+            waiting = next((each for each in gc.get_referents(waiting) if hasattr(each, "ag_frame")), None)
+            continue
+        frame = getattr(waiting, f"{kind}_frame")
+        if frame is not None:
+            yield f"{frame.f_code.co_filename}:{frame.f_lineno} {frame.f_code.co_name}"
+        waiting = getattr(waiting, "gi_yieldfrom" if kind == "gi" else f"{kind}_await")
 
 
 def main() -> None:
