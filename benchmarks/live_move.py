@@ -15,8 +15,9 @@ from sqlalchemy.engine import URL
 from pgferry.building import build, put_aside
 from pgferry.copying import export_unit, judge_group, load_unit, read_back_unit, units_to_read
 from pgferry.finishing import analyze_group, conclude, settle
-from pgferry.live.begin import begin_capture, begin_sync, level
+from pgferry.live.begin import begin_capture, begin_sync
 from pgferry.live.forms import Forms, from_json
+from pgferry.live.level import level
 from pgferry.live.model import Live
 from pgferry.live.pairs import prepare_live
 from pgferry.model import TableVerdict

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -16,9 +17,9 @@ from prefect import get_run_logger, task
 from prefect.artifacts import acreate_progress_artifact, aupdate_progress_artifact
 
 from pgferry.errors import is_transient
-from pgferry.live import begin
 from pgferry.live.follow import Back, follow
 from pgferry.live.forms import Forms, from_json
+from pgferry.live.level import level, until_level
 from pgferry.live.model import Direction, Live, Synced
 from pgferry.live.reverse import sync_back
 from pgferry.postgres.connection import Connection
@@ -102,7 +103,7 @@ def carry_until_level(live: Live) -> Carried:
 
     async def work() -> None:
         async with session(url, settings) as connection:
-            await begin.level(connection, live, tally.add, near=settings.max_lag_rows)
+            await level(connection, live, tally.add, near=settings.max_lag_rows)
 
     wait_for(work())
     get_run_logger().info("%s.", tally.total)
@@ -117,11 +118,8 @@ def carry_back(live: Live) -> Carried:
 
     async def work() -> None:
         async with session(url, settings) as connection:
-            back = back_of(live)
-            near = settings.max_lag_rows
-            while sum((synced := await back(connection)).tables.values()) > near:
-                tally.add(synced)
-            tally.add(synced)
+            cycle = partial(back_of(live), connection)
+            await until_level(cycle, "PostgreSQL", tally.add, near=settings.max_lag_rows)
 
     wait_for(work())
     get_run_logger().info("%s.", tally.total)

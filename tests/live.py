@@ -12,10 +12,11 @@ from sqlalchemy.engine import URL
 
 from pgferry.errors import is_transient
 from pgferry.live.approach import approach
-from pgferry.live.begin import begin_capture, begin_sync, level
+from pgferry.live.begin import begin_capture, begin_sync
 from pgferry.live.cleanup import Cleaned, clean_up
 from pgferry.live.follow import follow
 from pgferry.live.forms import Forms, from_json
+from pgferry.live.level import level
 from pgferry.live.model import Live, Synced
 from pgferry.live.pairs import prepare_live
 from pgferry.live.phases import current
@@ -129,7 +130,7 @@ class LiveMove:
     async def sync(self) -> Synced:
         """Carry forward until nothing is left."""
         async with self.session() as server:
-            return await level(server, await self.live(server), near=0)
+            return await level(server, await self.live(server), near=0, soon=0)
 
     async def lag(self) -> tuple[int, float]:
         """Return the changes that wait, and the seconds that the side behind is behind."""

@@ -9,9 +9,9 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from pgferry.live.begin import level
 from pgferry.live.forms import learn_forms, to_json
 from pgferry.live.holding import hold
+from pgferry.live.level import level
 from pgferry.live.model import Live, Phase
 from pgferry.live.phases import current
 from pgferry.live.switch import compare_touched

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from pgferry.errors import Permanent, UsageError
+from pgferry.errors import UsageError
 from pgferry.live import phases
-from pgferry.live.forward import sync_once
-from pgferry.live.model import Capture, Live, Phase, Synced
+from pgferry.live.model import Capture, Live, Phase
 from pgferry.live.pairs import refuse_own_collations
 from pgferry.model import Snapshot
 from pgferry.postgres import fence as target_fence
@@ -22,17 +20,13 @@ from pgferry.sqlite import capture as captures
 from pgferry.sqlite import fence as source_fence
 from pgferry.sqlite.catalog import read_catalog
 from pgferry.sqlite.connect import open_read_only
-from pgferry.sqlite.outbox import last_id, mark_of, prune_before
+from pgferry.sqlite.outbox import last_id, mark_of
 
 DUAL_WRITE_FENCE = (
     "SQLite is in front, and this database is kept level with it; writes here would be overwritten. "
     "python -m flows status"
 )
 """What whoever writes to PostgreSQL is told while SQLite is in front."""
-
-
-NEAR = 500
-"""Rows that a cycle may carry and still count as level."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,32 +105,6 @@ async def begin_sync(connection: Connection, live: Live, snapshot: Snapshot) -> 
     if (await phases.current(connection, live.run_id)).phase is Phase.LOADING:
         await target_fence.fence(connection, live, DUAL_WRITE_FENCE)
         await phases.enter(connection, live.run_id, Phase.DUAL_WRITE, "loaded", {})
-
-
-async def level(
-    connection: Connection,
-    live: Live,
-    told: Callable[[Synced], None] = lambda synced: None,
-    *,
-    near: int = NEAR,
-    rounds: int = 1000,
-) -> Synced:
-    """Sync again and again until one cycle carries at most `near` rows; returns that last cycle.
-
-    Where the application writes all along no cycle finds nothing: what a short one carries is how far behind it is.
-
-    Raises Permanent when the application writes faster than it is followed, after `rounds` cycles.
-    """
-    for _ in range(rounds):
-        synced = await sync_once(connection, live)
-        told(synced)
-        if sum(synced.tables.values()) <= near:
-            prune_before(Path(live.source), synced.position)
-            return synced
-    raise Permanent(
-        f"After {rounds} cycles of the sync {live.source} is still ahead.",
-        "It is written to faster than PostgreSQL takes it: look at the server's load, then run again.",
-    )
 
 
 async def undo(connection: Connection, run: Run) -> Undone:
