@@ -9,7 +9,8 @@ from pathlib import Path
 
 from pgferry.operate.check import Check, failed_check, megabytes, passed, warned
 from pgferry.sqlite.connect import open_read_only
-from pgferry.sqlite.snapshot import complaints_of, foreign_key_violations
+from pgferry.sqlite.orphans import foreign_key_violations
+from pgferry.sqlite.snapshot import complaints_of
 
 FREE_SHARE = 0.25
 """Share of free pages from which on it is worth a word."""

@@ -21,6 +21,7 @@ from pgferry.model import Snapshot
 from pgferry.private import make_folder
 from pgferry.sqlite.collations import stand_in_orders
 from pgferry.sqlite.connect import explain, flush_log, open_read_only
+from pgferry.sqlite.orphans import foreign_key_violations
 
 STEP_PAGES = 8192
 """Pages that one step of a backup copies while the source is in rollback-journal mode; between steps writers get in."""
@@ -294,14 +295,3 @@ class _BackupWatch:
 
 def _is_wal(connection: sqlite3.Connection) -> bool:
     return str(connection.execute("PRAGMA journal_mode").fetchone()[0]).lower() == "wal"
-
-
-def foreign_key_violations(connection: sqlite3.Connection) -> int:
-    """Count the rows whose foreign key has no parent; reads every table that has one."""
-    try:
-        return sum(1 for _ in connection.execute("PRAGMA foreign_key_check"))
-    except sqlite3.OperationalError as error:
-        if "foreign key mismatch" in str(error):
-            # A key that refers to columns that are not unique cannot be checked; `plan` reports it.
-            return 0
-        raise
