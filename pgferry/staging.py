@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import posixpath
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -15,7 +16,7 @@ from typing import IO, Any, cast
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pgferry.checked_file import CheckedFile, Marks, marks_of
+from pgferry.checked_file import BLOCK, CheckedFile, Marks, marks_of
 from pgferry.errors import Permanent, Transient
 from pgferry.keys import decode_key, encode_key
 from pgferry.model import Chunk, ExportedChunk, PgKind
@@ -48,8 +49,8 @@ class Staging:
 
     Files appear whole or not at all, and local ones with owner-only permissions. What a remote store needs besides its
     URL is read from this process's own settings, so that no secret travels with the plan of a move. What `verify` has
-    checked is what `read_batches` gives, whatever happens to the file in between: of a remote one the bytes are kept,
-    a local one is checked again as it is read. Not to be shared by threads.
+    checked is what `read_batches` gives, whatever happens to the file in between: of a remote one, and of a small one,
+    the bytes are kept; a large local one is checked again as it is read. Not to be shared by threads.
 
     Methods raise Transient or Permanent for what the store reports, naming the file.
     """
@@ -174,18 +175,24 @@ class Staging:
 
     def _digest(self, path: str) -> str:
         if self._local:
-            with self.filesystem.open(path, "rb") as file:
-                self._marks[path] = marks_of(file)
-            return self._marks[path].sha256
-        if path not in self._fetched:
+            self._forget(path)
+            with Path(path).open("rb") as file:
+                if os.fstat(file.fileno()).st_size > BLOCK:
+                    self._marks[path] = marks_of(file)
+                    return self._marks[path].sha256
+                self._fetched[path] = file.read()
+        elif path not in self._fetched:
             self._fetched[path] = self._fetch(path)
         return hashlib.sha256(self._fetched[path]).hexdigest()
 
     def _opened(self, path: str) -> Any:
-        if self._local:
-            raw, marks = self.filesystem.open(path, "rb"), self._marks.get(path)
-            return raw if marks is None else CheckedFile(raw, marks, lambda: _altered(path))
-        return pa.BufferReader(self._fetched[path] if path in self._fetched else self._fetch(path))
+        if path in self._fetched:
+            return pa.BufferReader(self._fetched[path])
+        if not self._local:
+            return pa.BufferReader(self._fetch(path))
+        raw: IO[bytes] = Path(path).open("rb")  # noqa: SIM115  whoever reads it closes it
+        marks = self._marks.get(path)
+        return raw if marks is None else CheckedFile(raw, marks, lambda: _altered(path))
 
     def _forget(self, path: str) -> None:
         self._fetched.pop(path, None)
@@ -216,10 +223,12 @@ class Staging:
     def _renamed(self, path: str) -> Iterator[IO[bytes]]:
         part = path + ".part"
         try:
-            self._make_parent(path)
             with self._create(part) as raw:
                 yield raw
-            self.filesystem.mv(part, path)
+            if self._local:
+                Path(part).replace(path)
+            else:
+                self.filesystem.mv(part, path)
         except BaseException:
             with suppress(Exception):
                 self._discard(part)
@@ -238,18 +247,17 @@ class Staging:
                 raw.discard()
             raise
 
-    def _make_parent(self, path: str) -> None:
-        parent = posixpath.dirname(path)
-        if self._local:
-            make_folder(Path(parent))
-        else:
-            self.filesystem.makedirs(parent, exist_ok=True)
-
     def _create(self, path: str) -> IO[bytes]:
-        if self._local:
-            Path(path).unlink(missing_ok=True)
-            Path(path).touch(mode=0o600)
-        return cast("IO[bytes]", self.filesystem.open(path, "wb"))
+        if not self._local:
+            self.filesystem.makedirs(posixpath.dirname(path), exist_ok=True)
+            return cast("IO[bytes]", self.filesystem.open(path, "wb"))
+        try:
+            return _create_private(path)
+        except FileNotFoundError:
+            make_folder(Path(path).parent)
+        except FileExistsError:
+            Path(path).unlink()
+        return _create_private(path)
 
     def _discard(self, path: str) -> None:
         try:
@@ -323,6 +331,11 @@ class _HashedFile:
 
     def close(self) -> None:
         self.closed = True
+
+
+def _create_private(path: str) -> IO[bytes]:
+    """Create a file that is not there for its owner only."""
+    return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb")
 
 
 def _altered(path: str) -> AlteredFile:

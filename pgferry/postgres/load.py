@@ -29,10 +29,9 @@ FindAgain = Callable[[Sequence[pa.RecordBatch], Sequence[Refusal]], list[Quarant
 # disk and with it for everything before. https://www.postgresql.org/docs/current/wal-async-commit.html
 _NO_WAIT = "SET LOCAL synchronous_commit = off"
 
-_XID = "SELECT pg_current_xact_id()::text::bigint"
-
-_LAST_BLOCK = """
-SELECT greatest(pg_relation_size($1::oid) / current_setting('block_size')::bigint - 1, 0)
+_HERE = """
+SELECT pg_current_xact_id()::text::bigint AS xid,
+       greatest(pg_relation_size($1::oid) / current_setting('block_size')::bigint - 1, 0) AS last_block
 """
 
 
@@ -164,8 +163,7 @@ async def copy_rows(connection: Connection, pair: TablePair, batches: Iterable[p
     """
     require_transaction(connection, "copy_rows")
     digest = new_digest(row_order(pair))
-    xid = await connection.fetchval(_XID)
-    first_block = await connection.fetchval(_LAST_BLOCK, pair.target.oid)
+    before = await connection.fetchrow(_HERE, pair.target.oid)
     status = await connection.copy_to_table(
         pair.target.name,
         schema_name=pair.target.schema,
@@ -178,8 +176,10 @@ async def copy_rows(connection: Connection, pair: TablePair, batches: Iterable[p
             f"The server answered {status!r} to {rows} rows of table {pair.target.name!r}.",
             "Look for a trigger or rule on that table that swallows rows.",
         )
-    last_block = await connection.fetchval(_LAST_BLOCK, pair.target.oid)
-    return Copied(digest.bytes, digest.result(), xid, first_block, last_block)
+    after = await connection.fetchrow(_HERE, pair.target.oid)
+    assert before is not None
+    assert after is not None
+    return Copied(digest.bytes, digest.result(), after["xid"], before["last_block"], after["last_block"])
 
 
 def sent_bytes(pair: TablePair, batches: Iterable[pa.RecordBatch]) -> Iterator[bytes]:

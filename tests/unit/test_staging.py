@@ -21,9 +21,13 @@ SCHEMA = pa.schema([("a", pa.int64()), ("b", pa.string())])
 CHUNK = Chunk('Ta"b/le ü', 3, 2, low=(1, "x\x00"), high=(b"\xff", 2.5))
 
 
-def _write(staging: Staging) -> ExportedChunk:
-    with staging.parquet_writer(staging.chunk_path(CHUNK), SCHEMA, ["b"]) as sink:
-        sink.write(pa.record_batch([pa.array([1, None]), pa.array(["x", "y"])], schema=SCHEMA))
+LARGE = random.Random(5).randbytes(BLOCK).hex()
+"""A text that makes a file too large to be kept in memory."""
+
+
+def _write(staging: Staging, text: str = "y") -> ExportedChunk:
+    with staging.parquet_writer(staging.chunk_path(CHUNK), SCHEMA, []) as sink:
+        sink.write(pa.record_batch([pa.array([1, None]), pa.array(["x", text])], schema=SCHEMA))
     written = sink.written
     return ExportedChunk(CHUNK, written.path, sink.rows, written.bytes, written.sha256)
 
@@ -60,12 +64,7 @@ def test_a_file_that_is_not_what_was_written_is_refused(tmp_path: Path, damage: 
     assert staging.find(CHUNK, "mark") is None
 
 
-@pytest.mark.parametrize("after", ["in place", "replaced", "truncated"])
-def test_a_file_that_is_altered_between_its_check_and_its_reading_is_refused(tmp_path: Path, after: str) -> None:
-    staging = Staging(str(tmp_path))
-    exported = _write(staging)
-    staging.verify(exported)
-    path = Path(exported.path)
+def _alter(path: Path, after: str) -> None:
     before = path.stat()
     data = bytearray(path.read_bytes())
     data[data.index(b"x")] ^= 1  # A value, which Parquet itself has no checksum for.
@@ -73,8 +72,49 @@ def test_a_file_that_is_altered_between_its_check_and_its_reading_is_refused(tmp
         path.unlink()
     path.write_bytes(data[:-1] if after == "truncated" else data)
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+@pytest.mark.parametrize("after", ["in place", "replaced", "truncated"])
+def test_a_file_that_is_altered_between_its_check_and_its_reading_is_refused(tmp_path: Path, after: str) -> None:
+    staging = Staging(str(tmp_path))
+    exported = _write(staging, LARGE)
+    assert exported.bytes > BLOCK
+    staging.verify(exported)
+    path = Path(exported.path)
+    _alter(path, after)
     with pytest.raises(AlteredFile, match=path.name):
         list(staging.read_batches(exported.path))
+
+
+@pytest.mark.parametrize("after", ["in place", "replaced", "truncated"])
+def test_of_a_small_file_what_was_checked_is_what_is_read(tmp_path: Path, after: str) -> None:
+    staging = Staging(str(tmp_path))
+    exported = _write(staging)
+    staging.verify(exported)
+    _alter(Path(exported.path), after)
+    assert [batch.to_pylist()[0] for batch in staging.read_batches(exported.path)] == [{"a": 1, "b": "x"}]
+    with pytest.raises(AlteredFile):
+        staging.verify(exported)
+
+
+def test_a_file_that_has_grown_since_is_not_read_as_it_was(tmp_path: Path) -> None:
+    staging = Staging(str(tmp_path))
+    staging.verify(_write(staging))
+    staging.verify(_write(staging, LARGE))
+    assert [batch.to_pylist()[1]["b"] for batch in staging.read_batches(staging.chunk_path(CHUNK))] == [LARGE]
+
+
+def test_what_a_killed_process_has_left_is_written_over(tmp_path: Path) -> None:
+    staging = Staging(str(tmp_path))
+    path = Path(staging.chunk_path(CHUNK))
+    path.parent.mkdir()
+    left = path.with_name(path.name + ".part")
+    left.write_bytes(b"half")
+    left.chmod(0o444)
+    exported = _write(staging)
+    staging.verify(exported)
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert not left.exists()
 
 
 def test_a_checked_file_reads_as_any_file_does(tmp_path: Path) -> None:
