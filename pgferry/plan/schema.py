@@ -133,14 +133,13 @@ class TablePlanner:
     def _known_column(self, column: SourceColumn) -> KnownColumn:
         draft, kind = self._draft, self._draft.type(column.name).kind
         profile = draft.profile.column(column.name)
-        other_class = profile.reals if kind in _INTEGERS else profile.integers
         return KnownColumn(
             draft.column_names[column.name],
             draft.type(column.name),
             binary=self._is_plain(column),
             truths=tuple(sorted(profile.truths.items())),
             range=self._range(profile, kind),
-            one_class=kind not in (*_INTEGERS, PgKind.DOUBLE) or not other_class,
+            one_class=not _of_another_class(profile, kind),
             sorts=bool(profile.forms & SORTED_FORMS) and profile.min_chars == profile.max_chars and not profile.empties,
         )
 
@@ -413,6 +412,17 @@ def _of_collation(column: SourceColumn) -> tuple[str, ...]:
 def _multiplies(table: SourceTable) -> bool:
     generated = [column.generated_expression or "" for column in table.columns]
     return any("*" in text for text in (*table.checks, *generated, *(index.sql or "" for index in table.indexes)))
+
+
+def _of_another_class(profile: ColumnProfile, kind: PgKind) -> int:
+    """Count the values of another class than the type's, with which SQLite reckons, or which it measures, otherwise."""
+    if kind in _INTEGERS:
+        return profile.reals
+    if kind is PgKind.DOUBLE:
+        return profile.integers
+    if kind is PgKind.BYTEA:
+        return profile.texts
+    return profile.blobs
 
 
 def _is_mixed(profile: ColumnProfile) -> bool:

@@ -43,8 +43,8 @@ class KnownColumn:
     range: Range | None = None
     """What its numbers are; None when that was not measured, and then they may be all that the type holds."""
     one_class: bool = True
-    """Whether every number has the class that its type says; else SQLite reckons with integers where PostgreSQL has
-    doubles, or the other way round."""
+    """Whether every value has the class that its type says; else SQLite reckons with integers where PostgreSQL has
+    doubles, or measures text where PostgreSQL has bytes, or the other way round."""
     sorts: bool = False
     """Whether its moments sort by time as their texts do."""
 
@@ -70,7 +70,7 @@ class Typed:
     range: Range = ANYTHING
     """The numbers that it may yield."""
     one_class: bool = True
-    """Whether its numbers have the class that `kind` says."""
+    """Whether its values have the class that `kind` says."""
     sorts: bool = False
     """Whether its moments sort by time as their texts do."""
     truths: tuple[tuple[str, bool], ...] = ()
@@ -284,6 +284,8 @@ class Translator:
 
     def _length(self, node: exp.Expression) -> Typed:
         found = self._any(node.this)
+        if not found.one_class:
+            raise Untranslatable("length() of text that is kept as bytes, or of bytes that are kept as text")
         if found.kind == "bytea":
             return Typed(f"octet_length({found.sql})", "integer", range=_LENGTHS)
         return Typed(f"length({self._textual(node.this).sql})", "integer", range=_LENGTHS)

@@ -125,6 +125,26 @@ async def test_a_foreign_key_never_takes_its_unique_column_to_a_type_where_value
     assert plan.table("of_one").key
 
 
+async def test_the_length_of_text_that_is_kept_as_bytes_is_left_out(move: Move) -> None:
+    """SQLite counts the characters of what is no valid UTF-8, too, and of text up to a NUL."""
+    plan = await move(
+        """CREATE TABLE undecodable (a PRIMARY KEY, CHECK (typeof(a) = 'text'));
+           CREATE UNIQUE INDEX of_undecodable ON undecodable (length(a));
+           CREATE TABLE cut (a TEXT PRIMARY KEY);
+           CREATE UNIQUE INDEX of_cut ON cut (length(a));
+           CREATE TABLE bytes (a BLOB PRIMARY KEY);
+           CREATE UNIQUE INDEX of_bytes ON bytes (length(a));
+           INSERT INTO undecodable VALUES (CAST(x'61c3' AS TEXT)), (CAST(x'c080' AS TEXT));
+           INSERT INTO cut VALUES (CAST(x'610062' AS TEXT)), ('abc');
+           INSERT INTO bytes VALUES (x'61c3'), (x'c0');"""
+    )
+    left = reasons(plan)
+    kept_as_bytes = "length() of text that is kept as bytes"
+    assert left["unique", "of_undecodable"].startswith(kept_as_bytes)
+    assert left["unique", "of_cut"].startswith(kept_as_bytes)
+    assert ("unique", "of_bytes") not in left
+
+
 async def test_unique_expressions_are_compared_as_the_target_sees_them(move: Move) -> None:
     plan = await move(
         """CREATE TABLE t (a, b TEXT, d DATETIME, e DATETIME);

@@ -23,6 +23,8 @@ KINDS = {
 }  # fmt: skip
 COLUMNS = {name: KnownColumn(name.upper(), PgType(kind)) for name, kind in KINDS.items()}
 COLUMNS["c"] = KnownColumn("C", PgType(PgKind.TEXT), binary=False)
+COLUMNS["text_as_bytes"] = KnownColumn("X", PgType(PgKind.BYTEA), one_class=False)
+COLUMNS["bytes_as_text"] = KnownColumn("Z", PgType(PgKind.TEXT), one_class=False)
 COLUMNS["w"] = KnownColumn("W", PgType(PgKind.BOOLEAN), truths=(("N", False), ("Y", True)))
 translator = Translator(COLUMNS)
 
@@ -77,6 +79,7 @@ REFUSED = [
     "json_valid(t)", "json_extract(j, '$.a') = 1", "length(i) = 1", "t || i = 'a'", "n + 1 > 0", "coalesce(i, t) = 1",
     "typeof(d) = 'text'", "w = 'y'", "w IN ('Y', 'no')", "b = 'Y'", "w > 'N'",
     "(i, t) = (1, 'a')", "i = 1; DROP TABLE x", "((", "", "i BETWEEN SYMMETRIC 1 AND 2",
+    "length(text_as_bytes) = 3", "length(bytes_as_text) = 3", "typeof(text_as_bytes) = 'blob'",
     "printf('%d', i) = '1'", "t IN ()", "i = ?", "i = :x", "count(*) > 0",
 ]  # fmt: skip
 
