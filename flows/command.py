@@ -8,7 +8,7 @@ import re
 import sys
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -16,7 +16,7 @@ import typer
 from sqlalchemy.engine import URL
 
 from flows.display import say
-from pgferry.errors import FerryError, UsageError
+from pgferry.errors import FerryError, Transient, UsageError
 from pgferry.postgres.connection import connection
 from pgferry.postgres.embedded import DATABASE
 from pgferry.private import make_folder
@@ -44,7 +44,8 @@ def checked_settings(source: Path | None, target: str | None, config: Path | Non
     settings = load_settings(source=source, config=config)
     settings.rules()
     settings.target_url()
-    open_read_only(settings.source_path()).close()
+    with suppress(Transient):  # What is locked now is waited for by the step that reads it.
+        open_read_only(settings.source_path(), busy_seconds=0.5).close()
     return settings
 
 

@@ -130,6 +130,7 @@ def test_a_switch_that_is_interrupted_leaves_the_application_where_it_was(
     place: Place, monkeypatch: pytest.MonkeyPatch, ended_by: signal.Signals
 ) -> None:
     """While it waits for the application to become healthy: PostgreSQL is captured, and .env names it already."""
+    answer(place.command("dual-write", "--json"))  # changes nothing where the tests before have begun it
     answer(place.command("validate", "--json"))
     monkeypatch.setattr(Health, "status", 503)
     before = {**environment(), "PGFERRY_HEALTH_TIMEOUT": "120"}
