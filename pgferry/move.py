@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -34,6 +35,12 @@ from pgferry.sqlite.guard import TableRead, plan_read
 
 UNITS = 100
 """Units a table is cut into at the most: a flow run of many more tasks keeps the Prefect server busy, not the move."""
+
+UNIT_BYTES = 256 * 1024 * 1024
+"""Bytes of a unit at the least, where a table has work enough for all: a task costs Prefect 40 ms of CPU time here."""
+
+UNITS_IN_WORK = 4
+"""Units for each degree of parallelism, which a table is cut into however small they are."""
 
 TOGETHER = 200
 """Small tables that share one unit at the most."""
@@ -299,12 +306,14 @@ def _groups(measured: Sequence[_Measured], settings: Settings) -> tuple[Group, .
     limit = settings.chunk_rows // 4
     small = [item for item in ordered if item.is_small(limit)]
     large = [item for item in ordered if not item.is_small(limit)]
-    return tuple(_large_group(item) for item in large) + tuple(_small_groups(small, settings.chunk_rows))
+    least = UNITS if settings.task_runner != "threads" else UNITS_IN_WORK * settings.parallelism
+    return tuple(_large_group(item, least) for item in large) + tuple(_small_groups(small, settings.chunk_rows))
 
 
-def _large_group(item: _Measured) -> Group:
+def _large_group(item: _Measured, least: int) -> Group:
     name = item.pair.source.name
-    step = -(-len(item.chunks) // UNITS)
+    units = min(UNITS, max(least, math.ceil(item.bytes / UNIT_BYTES)))
+    step = -(-len(item.chunks) // units)
     parts = [item.chunks[first : first + step] for first in range(0, len(item.chunks), step)]
     total = len(parts)
     return Group(name, (name,), tuple(Unit(f"{name} {n}/{total}", part) for n, part in enumerate(parts, 1)))
