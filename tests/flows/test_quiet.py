@@ -24,12 +24,13 @@ from flows.command import quiet_prefect
 with quiet_prefect({debug}):
     from prefect._internal.concurrency.services import QueueService
 
-    class Slow(QueueService):
+    class AtTheEnd(QueueService):
         async def _handle(self, item):
-            await asyncio.sleep(0.2)
+            while not self._stopped:
+                await asyncio.sleep(0.05)
 
     for item in range(3):
-        Slow.instance().send(item)
+        AtTheEnd.instance().send(item)
 """
 
 
