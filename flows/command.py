@@ -6,9 +6,10 @@ import asyncio
 import os
 import re
 import sys
+import time
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Annotated
 
@@ -22,6 +23,9 @@ from pgferry.postgres.embedded import DATABASE
 from pgferry.private import make_folder
 from pgferry.settings import Settings, load_settings, safe_url
 from pgferry.sqlite.connect import open_read_only
+
+LOCK_SECONDS = 60.0
+"""How long a source that another program has locked is waited for before anything is begun."""
 
 Source = Annotated[Path | None, typer.Option(help="The SQLite file; by default that of the settings or of .env.")]
 Target = Annotated[
@@ -44,9 +48,21 @@ def checked_settings(source: Path | None, target: str | None, config: Path | Non
     settings = load_settings(source=source, config=config)
     settings.rules()
     settings.target_url()
-    with suppress(Transient):  # What is locked now is waited for by the step that reads it.
-        open_read_only(settings.source_path(), busy_seconds=0.5).close()
+    _open_source(settings.source_path())
     return settings
+
+
+def _open_source(path: Path) -> None:
+    """Open the source and leave; one that another program has locked is waited for, in pieces that Ctrl-C can end."""
+    deadline = time.monotonic() + LOCK_SECONDS
+    while True:
+        try:
+            open_read_only(path, busy_seconds=1.0).close()
+        except Transient:
+            if time.monotonic() > deadline:
+                raise
+        else:
+            return
 
 
 def check_migrations(settings: Settings) -> None:
