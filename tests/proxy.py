@@ -51,10 +51,6 @@ class Link:
         if not answers_only:
             self._asks.clear()
 
-    def say(self, data: bytes) -> None:
-        """Tell the client something that the server has not said."""
-        self._client.sendall(data)
-
     def resume(self) -> None:
         """Pass on again."""
         self._asks.set()

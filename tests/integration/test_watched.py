@@ -42,12 +42,6 @@ async def watched(url: URL, timeout: float = 15.0) -> AsyncIterator[Connection]:
         opened.terminate()
 
 
-def dying() -> bytes:
-    """Return the message with which a server process ends when another one has crashed."""
-    fields = b"SFATAL\0VFATAL\0C57P02\0Mterminating connection because of crash of another server process\0\0"
-    return b"E" + (len(fields) + 4).to_bytes(4, "big") + fields
-
-
 async def lines(count: int = 4000) -> AsyncIterator[bytes]:
     """Yield more than sockets and buffers hold."""
     for _ in range(count):
@@ -201,24 +195,6 @@ async def test_a_copy_whose_connection_is_cut_ends(held_back: bool, proxy: Proxy
         await asyncio.wait_for(opened.copy_to_table("t", source=lines(), format="text"), PATIENCE)
     assert is_transient(caught.value)
     assert opened.is_closed()
-
-
-@pytest.mark.parametrize("then", ["nothing", "the end"])
-async def test_a_server_that_dies_in_a_copy_is_lost_for_the_rollback_after_it_too(then: str, proxy: Proxy) -> None:
-    """The driver learns that the connection is lost a moment after it has failed; the ROLLBACK comes in between."""
-
-    def die(link: Link) -> None:
-        link.say(dying())
-        link.stall() if then == "nothing" else link.cut()
-
-    opened = await connect(proxy.url, stall_timeout=0)
-    await opened.execute("CREATE TABLE t (a text)")
-    proxy.when(b'COPY "t"', die, after=3_000_000)
-    with pytest.raises((asyncpg.PostgresError, ConnectionError)) as caught:
-        async with opened.transaction():
-            await asyncio.wait_for(opened.copy_to_table("t", source=lines(), format="text"), PATIENCE)
-    assert is_transient(caught.value), caught.value
-    opened.terminate()
 
 
 async def test_the_bytes_that_pass_are_counted(database_url: URL) -> None:
