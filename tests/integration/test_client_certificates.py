@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,8 +42,6 @@ class Certified:
 
 @pytest.fixture(scope="module")
 def certified(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Certified]:
-    if not shutil.which("openssl"):
-        pytest.skip("no openssl to make certificates with")
     with own_server({"fsync": "off", "max_connections": "60"}, of_the_system=True) as server:
         authority = make_authority(tmp_path_factory.mktemp("certificates"), "authority")
         sign_server(authority, server.data)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shutil
 import signal
 import socket
 from collections.abc import Awaitable, Callable, Iterator
@@ -77,8 +76,6 @@ def own() -> Iterator[EmbeddedServer]:
 @pytest.fixture(scope="module")
 def secure(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServer]:
     """A server of the system with TLS 1.2 and a certificate that nobody knows; it lets nobody in without TLS."""
-    if not shutil.which("openssl"):
-        pytest.skip("no openssl to make a certificate with")
     with own_server({"fsync": "off"}, of_the_system=True) as server:
         give_to_server(make_authority(tmp_path_factory.mktemp("certificates"), "server"), server.data)
         (server.data / "pg_hba.conf").write_text(RULES.format(owner=server.user))

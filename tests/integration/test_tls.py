@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -48,8 +47,6 @@ class Secure:
 
 @pytest.fixture(scope="module")
 def secure(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secure]:
-    if not shutil.which("openssl"):
-        pytest.skip("no openssl to make certificates with")
     folder = tmp_path_factory.mktemp("certificates")
     with own_server({"fsync": "off", "max_connections": "60"}, of_the_system=True) as server:
         made = Secure(server, make_authority(folder, "authority"), make_authority(folder, "stranger"))
