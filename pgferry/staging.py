@@ -20,7 +20,7 @@ from pgferry.checked_file import BLOCK, CheckedFile, Marks, marks_of
 from pgferry.errors import Permanent, Transient
 from pgferry.keys import decode_key, encode_key
 from pgferry.model import Chunk, ExportedChunk, PgKind
-from pgferry.private import make_folder
+from pgferry.private import make_folder, opener
 from pgferry.settings import load_settings
 from pgferry.store import WHOLE_BY_ITSELF, explain, is_of_store, open_store, protocols
 
@@ -252,12 +252,12 @@ class Staging:
             self.filesystem.makedirs(posixpath.dirname(path), exist_ok=True)
             return cast("IO[bytes]", self.filesystem.open(path, "wb"))
         try:
-            return _create_private(path)
+            return open(path, "xb", opener=opener)
         except FileNotFoundError:
             make_folder(Path(path).parent)
         except FileExistsError:
             Path(path).unlink()
-        return _create_private(path)
+        return open(path, "xb", opener=opener)
 
     def _discard(self, path: str) -> None:
         try:
@@ -331,11 +331,6 @@ class _HashedFile:
 
     def close(self) -> None:
         self.closed = True
-
-
-def _create_private(path: str) -> IO[bytes]:
-    """Create a file that is not there for its owner only."""
-    return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb")
 
 
 def _altered(path: str) -> AlteredFile:

@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from pgferry.errors import Transient
+from pgferry.live.follow import Told
 from pgferry.live.forward import sync_once
 from pgferry.live.model import Live, Synced
 from pgferry.postgres.connection import Connection
@@ -25,9 +26,6 @@ SOON = 2.0
 
 NO_SHORTER = 20
 """Cycles in a row, none shorter than the shortest before them, after which no more are tried."""
-
-Told = Callable[[Synced], None]
-"""Is told of each cycle."""
 
 
 async def level(
