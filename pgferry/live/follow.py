@@ -30,7 +30,7 @@ PHASE_SECONDS = 1.0
 """How often the phase is read while there is nothing to carry."""
 
 Told = Callable[[Synced], None]
-"""Is told of each cycle that carried something."""
+"""Is told of cycles: by `follow` of each that carried something, by a levelling of all."""
 
 Back = Callable[[Connection], Awaitable[Synced]]
 """One cycle of the sync back, while PostgreSQL is in front."""
