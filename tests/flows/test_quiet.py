@@ -35,7 +35,9 @@ with quiet_prefect({debug}):
 
 
 def run(program: str, debug: bool, home: Path, **chosen: str) -> subprocess.CompletedProcess[str]:
-    env = {**os.environ, "PREFECT_HOME": str(home), **chosen}
+    # Commands that tests call in this process have left their choice in its environment.
+    left = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+    env = {**left, "PREFECT_HOME": str(home), **chosen}
     program = program.format(debug=debug)
     return subprocess.run([sys.executable, "-c", program], env=env, capture_output=True, text=True, check=True)
 
