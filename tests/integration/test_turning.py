@@ -77,6 +77,11 @@ async def test_foreign_keys_wait_for_a_reader_no_longer_than_is_said(
             await connection.fetch("SELECT * FROM trades")
             with pytest.raises(Transient, match=r'Table "public"."trades" was locked for 0.2 seconds'):
                 await deferred.put_foreign_keys_away(server, run.id)
+        async with connection.transaction():
+            await connection.fetch("SELECT * FROM items")  # the parent
+            await asyncio.sleep(0.6)  # for as long as an attempt
+            with pytest.raises(Transient, match=r"Held now: public\.items by server process \d+ \(.+\)"):
+                await deferred.put_foreign_keys_away(server, run.id)
         assert await connection.fetchval(keys) == 1
         assert await deferred.put_foreign_keys_away(server, run.id) == 1
         assert await deferred.put_foreign_keys_away(server, run.id) == 0
