@@ -18,6 +18,7 @@ from sqlalchemy.engine import URL
 
 from flows.display import say
 from pgferry.errors import FerryError, Transient, UsageError
+from pgferry.interrupts import hides_interrupt
 from pgferry.postgres.connection import connection
 from pgferry.postgres.embedded import DATABASE
 from pgferry.private import make_folder
@@ -169,19 +170,22 @@ def errors_in_words(debug: bool) -> Iterator[None]:
             traceback.print_exc()
         say(f"Error: {error}")
         raise typer.Exit(error.exit_code) from error
-    except KeyboardInterrupt:
-        say("Interrupted. Nothing is lost: the same command goes on from here.")
-        raise typer.Exit(1) from None
     except (typer.Exit, typer.Abort):
         raise
-    except Exception as error:
+    except (Exception, KeyboardInterrupt) as error:
         if debug:
             traceback.print_exc()
-        say(f"Error: {_prefect_is_away(error) or _unforeseen(error)}")
+        say(_said(error))
         raise typer.Exit(1) from error
 
 
-def _prefect_is_away(error: Exception) -> str | None:
+def _said(error: BaseException) -> str:
+    if hides_interrupt(error):
+        return "Interrupted. Nothing is lost: the same command goes on from here."
+    return f"Error: {_prefect_is_away(error) or _unforeseen(error)}"
+
+
+def _prefect_is_away(error: BaseException) -> str | None:
     """Return what to say when Prefect's client has given its server up; None for any other error."""
     # By its name: importing httpx takes time that commands which end well need not spend.
     if type(error).__module__.partition(".")[0] not in ("httpx", "httpcore"):
@@ -194,5 +198,5 @@ def _prefect_is_away(error: Exception) -> str | None:
     )
 
 
-def _unforeseen(error: Exception) -> str:
+def _unforeseen(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}. This was not foreseen; --debug shows where it happened."

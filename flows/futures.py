@@ -15,6 +15,7 @@ from prefect.utilities.annotations import opaque
 
 from flows.runner import explain_loss, explain_silence, in_this_process
 from pgferry.errors import FerryError
+from pgferry.interrupts import hides_interrupt
 
 R = TypeVar("R")
 
@@ -42,8 +43,14 @@ def submit(task: Task[..., R], *arguments: Any, after: Sequence[PrefectFuture[An
 
 
 def call(task: Task[..., R], *arguments: Any) -> R:
-    """Run a task here and now, and return its result; raises what it raises."""
-    return task(*map(_whole, arguments), return_state=False)
+    """Run a task here and now, and return its result; raises what it raises, and a Ctrl-C as what it is."""
+    try:
+        return task(*map(_whole, arguments), return_state=False)
+    except Exception as error:
+        # One that comes while Prefect begins a task run ends as "Task run is not set".
+        if hides_interrupt(error):
+            raise KeyboardInterrupt from error
+        raise
 
 
 @contextmanager

@@ -93,7 +93,7 @@ def rollback(
             reporter().step("restart the application")
             call(restart_application, url)
             restarted(Path(found.run.source))
-            wait_until_healthy()
+            call(wait_until_healthy)
         return {**result, **_told(returned)}
 
 
@@ -105,7 +105,7 @@ def _emergency(target: str, config: str, settings: Settings) -> dict[str, Any]:
     if done.turned:
         call(restart_application, settings.target_url())
         restarted(file)
-        wait_until_healthy()
+        call(wait_until_healthy)
     result = {"source": str(file), "carried_until": done.carried_until}
     if not done.left_behind:
         # No switch was decided. The ledger is put in order by the next command that can reach it.

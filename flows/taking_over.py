@@ -71,7 +71,7 @@ def take_the_application_over(live: Live, fenced_at: float | None = None) -> Swi
         reporter().step("restart the application")
         frozen = {**window, **taken.frozen, "restart": call(restart_application, url)}
         reporter().step("wait until it is healthy")
-        frozen["health"] = wait_until_healthy()
+        frozen["health"] = call(wait_until_healthy)
 
         # 4. Its own tests have the last word.
         reporter().step("run its tests")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
@@ -14,6 +13,7 @@ from prefect.blocks.system import Secret
 from sqlalchemy.engine import URL
 
 from pgferry.errors import UsageError
+from pgferry.interrupts import run
 from pgferry.postgres import embedded
 from pgferry.postgres.connection import Connection, connection
 from pgferry.postgres.embedded import DATABASE
@@ -30,7 +30,7 @@ T = TypeVar("T")
 
 def wait_for(work: Coroutine[Any, Any, T]) -> T:
     """Run async work of the library to its end, in a loop of its own: sync tasks run on threads without one."""
-    return asyncio.run(work)
+    return run(work)
 
 
 def source_path(name: str) -> Path:
