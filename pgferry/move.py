@@ -36,11 +36,12 @@ from pgferry.sqlite.guard import TableRead, plan_read
 UNITS = 100
 """Units a table is cut into at the most: a flow run of many more tasks keeps the Prefect server busy, not the move."""
 
-UNIT_BYTES = 256 * 1024 * 1024
+UNIT_BYTES = 128 * 1024 * 1024
 """Bytes of a unit at the least, where a table has work enough for all: a task costs Prefect 40 ms of CPU time here."""
 
-UNITS_IN_WORK = 4
-"""Units for each degree of parallelism, which a table is cut into however small they are."""
+UNITS_IN_WORK = 8
+"""Units for each degree of parallelism, which a table is cut into however small they are: while the last of them is
+loaded nothing is exported beside it."""
 
 TOGETHER = 200
 """Small tables that share one unit at the most."""

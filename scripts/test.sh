@@ -34,8 +34,7 @@ beside() {
 # Prefect. What no part names stays where it is.
 folder=tests/acceptance
 with_flows="$folder/test_files_are_private.py $folder/test_secrets.py"
-with_units="$folder/test_hostile_files.py $folder/test_hostile_schemas.py $folder/test_soak.py $folder/test_fault_live.py
-    $folder/test_fault_live_network.py"
+with_units="$folder/test_hostile_files.py $folder/test_hostile_schemas.py"
 
 beside 2 $folder $(printf -- '--ignore=%s ' $with_flows $with_units)
 beside 3 tests/unit tests/integration $with_units

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import tempfile
@@ -108,6 +109,16 @@ async def connection(database_url: URL) -> AsyncIterator[asyncpg.Connection[asyn
         yield opened
     finally:
         await opened.close(timeout=5)
+
+
+def pytest_collection_finish() -> None:
+    """Let the garbage collector pass over what is there before the first test, and look for more less often.
+
+    Prefect, hypothesis and the tests themselves are many objects: a twentieth of the time went into them.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(100_000)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -39,8 +39,8 @@ def chunks_of_units(source: Path, **settings: object) -> list[int]:
 
 
 def test_a_small_table_is_cut_into_some_for_each_degree_of_parallelism(source: Path) -> None:
-    assert chunks_of_units(source, parallelism=2) == [13] * 7 + [9]
-    assert chunks_of_units(source, parallelism=5) == [5] * 20
+    assert chunks_of_units(source, parallelism=2) == [7] * 14 + [2]
+    assert chunks_of_units(source, parallelism=5) == [3] * 33 + [1]
 
 
 def test_a_large_one_is_cut_by_its_bytes(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
