@@ -18,7 +18,7 @@ others=
 trap 'rm -rf "$said"; kill $others 2>/dev/null || true' EXIT
 trap 'exit 130' INT TERM
 
-# The shell lets what it starts in the background ignore Ctrl-C, and so would all that the tests start.
+# What a shell starts in the background ignores Ctrl-C, this script itself may, and so would all that the tests start.
 hears='import signal, sys, pytest
 signal.signal(signal.SIGINT, signal.default_int_handler)
 sys.exit(pytest.main(sys.argv[1:]))'
@@ -30,17 +30,17 @@ beside() {
     others="$others $!"
 }
 
-# Of the acceptance tests some go elsewhere: with the flows what needs the worker, too; with the units what needs no
-# Prefect. What no part names stays where it is.
+# Some tests go elsewhere, so that the parts take about the same time: with the flows those of what needs the worker,
+# too, and of the embedded server; with the units what needs no Prefect. What no part names stays where it is.
 folder=tests/acceptance
-with_flows="$folder/test_files_are_private.py $folder/test_secrets.py"
+with_flows="$folder/test_files_are_private.py $folder/test_secrets.py tests/integration/test_embedded.py"
 with_units="$folder/test_hostile_files.py $folder/test_hostile_schemas.py"
 
 beside 2 $folder $(printf -- '--ignore=%s ' $with_flows $with_units)
-beside 3 tests/unit tests/integration $with_units
+beside 3 tests/unit tests/integration $with_units $(printf -- '--ignore=%s ' $with_flows)
 
 status=0
-"$python" -m pytest --durations=25 tests/flows $with_flows || status=$?
+"$python" -c "$hears" --durations=25 tests/flows $with_flows || status=$?
 for other in $others; do
     wait "$other" || status=$?
 done

@@ -133,7 +133,8 @@ def test_a_switch_that_is_interrupted_leaves_the_application_where_it_was(
     answer(place.command("dual-write", "--json"))  # changes nothing where the tests before have begun it
     answer(place.command("validate", "--json"))
     monkeypatch.setattr(Health, "status", 503)
-    before = {**environment(), "PGFERRY_HEALTH_TIMEOUT": "120"}
+    # Longer than anything here is waited for: a signal that is lost must fail the test.
+    before = {**environment(), "PGFERRY_HEALTH_TIMEOUT": "600"}
     command, restarts = [sys.executable, "-m", "flows", "switch", "--json"], place.restarts
     with subprocess.Popen(command, env=before, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as running:
         try:
