@@ -36,7 +36,7 @@ SELECT EXISTS (
 # What is done to one table locks others, too: the parent of a foreign key, the other tables of a capture. Of those, who
 # has held one for less than an attempt did not stand in its way; a role that may not see since when has to be told of.
 _HOLDERS = """
-SELECT DISTINCT l.relation IS NOT DISTINCT FROM to_regclass($1::text)::oid AS itself,
+SELECT DISTINCT l.relation = to_regclass($1::text) AS itself,
        format('%I.%I', n.nspname, c.relname) AS relation,
        format('server process %s (%s)', l.pid, coalesce(nullif(a.application_name, ''), 'unnamed')) AS holder
   FROM pg_catalog.pg_locks l
@@ -46,8 +46,7 @@ SELECT DISTINCT l.relation IS NOT DISTINCT FROM to_regclass($1::text)::oid AS it
  WHERE l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database())
    AND l.granted AND l.pid IS DISTINCT FROM pg_backend_pid() AND c.relkind IN ('r', 'p')
    AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'pg_toast', 'pgferry')
-   AND (l.relation IS NOT DISTINCT FROM to_regclass($1::text)::oid
-        OR coalesce(a.xact_start < clock_timestamp() - interval '500ms', true))
+   AND (l.relation = to_regclass($1::text) OR coalesce(a.xact_start < clock_timestamp() - interval '500ms', true))
  ORDER BY 1 DESC, 2, 3
 """
 
