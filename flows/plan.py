@@ -47,7 +47,7 @@ def plan(
     try:
         # 3. Profile the data and propose a schema.
         reporter().step("profile the data")
-        proposed = call(propose, snapshot, rules)
+        proposed = propose(snapshot, rules)
     finally:
         discard_backup(snapshot)
 
